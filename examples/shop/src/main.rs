@@ -1,0 +1,7 @@
+//! Runs the shop.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shop::app().main()
+}

@@ -1,0 +1,487 @@
+//! Settings: one TOML file, then the environment, then flags; each over the one before.
+//!
+//! ```text
+//! file ───────┐
+//! OUTPOST_* ──┼─▶ layers: one tree, each value with its origin ─▶ Settings (checked, in units)
+//! --set, -… ──┘                                               └─▶ modules.NAME: each module's own type
+//! ```
+
+mod layers;
+mod secret;
+mod units;
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use layers::{Layers, flatten, join};
+pub use layers::{Origin, Sources};
+pub use secret::Secret;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use toml::{Table, Value};
+pub use units::{Listen, Size, Span};
+
+/// What a node is told from outside. Every key, with its default, is in `docs/configuration.md`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[ingress]`
+    pub ingress: IngressSettings,
+    /// `[admin]`
+    pub admin: AdminSettings,
+    /// `[log]`
+    pub log: LogSettings,
+}
+
+/// The process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct NodeSettings {
+    /// Threads that run modules; 0 is one a core.
+    pub worker_threads: usize,
+    /// How long the factories of all modules may take together.
+    pub start_timeout: Span,
+    /// How long calls in flight may go on after the node was told to stop.
+    pub stop_timeout: Span,
+}
+
+/// The listener for outside clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct IngressSettings {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Allows to listen beyond loopback without TLS: everybody on the network can read and change calls.
+    pub plaintext_beyond_loopback: bool,
+    /// TLS; plain text without it.
+    pub tls: Option<TlsSettings>,
+    /// Connections at a time. One more is closed at once.
+    pub max_connections: usize,
+    /// Calls at a time on one connection.
+    pub max_concurrent_streams: u32,
+    /// The largest message that a module's server decodes, after decompression.
+    pub max_message_size: Size,
+    /// The largest list of headers of one call.
+    pub max_header_list_size: Size,
+    /// How often a silent connection is probed.
+    pub keepalive_interval: Span,
+    /// How long the answer to a probe may take.
+    pub keepalive_timeout: Span,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Span,
+    /// How long a new connection may take to say that it speaks HTTP.
+    pub preface_timeout: Span,
+    /// Whether browsers may call by gRPC-Web.
+    pub grpc_web: bool,
+    /// The origins (`https://shop.example`) whose pages may call by gRPC-Web; `*` is every origin.
+    pub grpc_web_origins: Vec<String>,
+    /// Whether clients may ask which services there are.
+    pub reflection: bool,
+}
+
+/// Certificates of the ingress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TlsSettings {
+    /// The certificate chain, in PEM.
+    pub certificate: PathBuf,
+    /// The private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// The listener for the operator's tool. Loopback only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct AdminSettings {
+    /// Whether to listen at all.
+    pub enabled: bool,
+    /// Where to listen.
+    pub listen: Listen,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct LogSettings {
+    /// What is logged: `info`, or `warn,shop=debug`.
+    pub filter: String,
+    /// How it is written.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: a JSON object a line.
+    Json,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self { worker_threads: 0, start_timeout: Span::seconds(60), stop_timeout: Span::seconds(30) }
+    }
+}
+
+impl Default for IngressSettings {
+    fn default() -> Self {
+        Self {
+            listen: Listen::loopback(7000),
+            plaintext_beyond_loopback: false,
+            tls: None,
+            max_connections: 10_000,
+            max_concurrent_streams: 256,
+            max_message_size: Size::mebibytes(4),
+            max_header_list_size: Size::kibibytes(16),
+            keepalive_interval: Span::seconds(10),
+            keepalive_timeout: Span::seconds(5),
+            handshake_timeout: Span::seconds(5),
+            preface_timeout: Span::seconds(5),
+            grpc_web: true,
+            grpc_web_origins: Vec::new(),
+            reflection: true,
+        }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self { enabled: true, listen: Listen::loopback(7001) }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// A setting that is wrong, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file can't be read.
+    #[error("can't read the configuration file {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+    /// A file is not TOML.
+    #[error("{}:{line}:{column}: {problem}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Nothing reads this key.
+    #[error("{origin}: there is no setting `{key}`{}", suggested(.suggestion))]
+    Unknown {
+        /// Where it was set.
+        origin: Origin,
+        /// The key, with dots.
+        key: String,
+        /// A known key that looks like it.
+        suggestion: Option<String>,
+    },
+    /// A value does not fit.
+    #[error("{origin}: `{key}{}`: {problem}", shown(.value))]
+    Value {
+        /// Where it was set.
+        origin: Origin,
+        /// The key, with dots.
+        key: String,
+        /// The value as TOML, where it may be shown.
+        value: Option<String>,
+        /// What is wrong, and what to write.
+        problem: String,
+    },
+}
+
+fn suggested(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map(|key| format!("; did you mean `{key}`?")).unwrap_or_default()
+}
+
+fn shown(value: &Option<String>) -> String {
+    value.as_ref().map(|value| format!(" = {value}")).unwrap_or_default()
+}
+
+type ReadAny = fn(Table) -> Result<Read<Box<dyn Any + Send>>, Fault>;
+
+/// How to read one module's configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct ModuleConfig {
+    read: ReadAny,
+}
+
+impl ModuleConfig {
+    pub(crate) fn of<T>() -> Self
+    where
+        T: Default + Serialize + DeserializeOwned + Send + 'static,
+    {
+        Self {
+            read: |table| {
+                let Read { value, effective, unknown } = read::<T>(table)?;
+                Ok(Read { value: Box::new(value) as Box<dyn Any + Send>, effective, unknown })
+            },
+        }
+    }
+}
+
+/// Settings and every module's configuration, read and checked.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(crate) settings: Settings,
+    pub(crate) modules: BTreeMap<String, Box<dyn Any + Send>>,
+    entries: Vec<Entry>,
+}
+
+/// One setting in force, for `APP config`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// With dots.
+    pub key: String,
+    /// As TOML.
+    pub value: String,
+    /// Where it was set.
+    pub origin: String,
+}
+
+impl Loaded {
+    /// Reads all sources. `modules` are the names of all modules, with how to read those that have a configuration.
+    ///
+    /// # Errors
+    /// Every fault there is, in the order of the keys.
+    pub fn load(sources: &Sources, modules: &[(&str, Option<ModuleConfig>)]) -> Result<Self, Vec<ConfigError>> {
+        let names: Vec<&str> = modules.iter().map(|(name, _)| *name).collect();
+        let (mut tree, layers) = Layers::merge(sources, &names)?;
+        let mut errors = Vec::new();
+        let mut effective = Table::new();
+
+        let module_tables = match tree.remove("modules") {
+            None => Table::new(),
+            Some(Value::Table(tables)) => tables,
+            Some(other) => {
+                let problem = "expected a table for each module: [modules.NAME]".to_owned();
+                errors.push(layers.value_error("modules", Some(&other), problem));
+                Table::new()
+            }
+        };
+        let settings = match read::<Settings>(tree) {
+            Ok(read) => {
+                errors.extend(read.unknown.iter().map(|key| layers.unknown("", key, &read.effective)));
+                effective = read.effective;
+                Some(read.value)
+            }
+            Err(fault) => {
+                errors.push(layers.fault("", fault));
+                None
+            }
+        };
+        if let Some(settings) = &settings {
+            errors.extend(settings.faults().into_iter().map(|(key, problem)| {
+                let value = flatten(&effective).into_iter().find(|(known, _)| known == key).map(|(_, value)| value);
+                layers.value_error(key, value.as_ref(), problem)
+            }));
+        }
+
+        let (read, tables) = read_modules(module_tables, modules, &layers, &mut errors);
+        effective.insert("modules".to_owned(), Value::Table(tables));
+        match settings {
+            Some(settings) if errors.is_empty() => {
+                let entries = flatten(&effective)
+                    .into_iter()
+                    .map(|(key, value)| Entry {
+                        origin: layers.origin(&key).to_string(),
+                        value: value.to_string(),
+                        key,
+                    })
+                    .collect();
+                Ok(Self { settings, modules: read, entries })
+            }
+            _ => Err(errors),
+        }
+    }
+
+    /// Every setting in force, with where it came from.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+}
+
+type ModuleValues = BTreeMap<String, Box<dyn Any + Send>>;
+
+fn read_modules(
+    mut tables: Table,
+    modules: &[(&str, Option<ModuleConfig>)],
+    layers: &Layers,
+    errors: &mut Vec<ConfigError>,
+) -> (ModuleValues, Table) {
+    let mut values = ModuleValues::new();
+    let mut effective = Table::new();
+    for (name, config) in modules {
+        let prefix = join("modules", name);
+        let table = match tables.remove(*name) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(other) => {
+                let problem = format!("expected a table: [modules.{name}]");
+                errors.push(layers.value_error(&prefix, Some(&other), problem));
+                continue;
+            }
+        };
+        let Some(config) = config else {
+            if !table.is_empty() {
+                let problem = format!("module `{name}` takes no configuration; remove it");
+                errors.push(layers.value_error(&prefix, None, problem));
+            }
+            continue;
+        };
+        match (config.read)(table) {
+            Ok(read) => {
+                errors.extend(read.unknown.iter().map(|key| layers.unknown(&prefix, key, &read.effective)));
+                values.insert((*name).to_owned(), read.value);
+                effective.insert((*name).to_owned(), Value::Table(read.effective));
+            }
+            Err(fault) => errors.push(layers.fault(&prefix, fault)),
+        }
+    }
+    let known: Table = modules.iter().map(|(name, _)| ((*name).to_owned(), Value::Boolean(true))).collect();
+    errors.extend(tables.keys().map(|name| layers.unknown("modules", name, &known)));
+    (values, effective)
+}
+
+/// A value that was read, as it is in force, and the keys that nothing asked for.
+struct Read<T> {
+    value: T,
+    effective: Table,
+    unknown: Vec<String>,
+}
+
+/// What serde said, and the key it was at.
+pub(crate) struct Fault {
+    key: String,
+    problem: String,
+}
+
+fn read<T: Serialize + DeserializeOwned>(table: Table) -> Result<Read<T>, Fault> {
+    let mut unknown = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(Value::Table(table), &mut track);
+    let value: Result<T, _> = serde_ignored::deserialize(tracked, |path| unknown.push(key_of(&path.to_string())));
+    let value = value.map_err(|error: toml::de::Error| Fault {
+        key: key_of(&track.path().to_string()),
+        problem: error.message().to_owned(),
+    })?;
+    let effective =
+        Table::try_from(&value).map_err(|error| Fault { key: String::new(), problem: error.to_string() })?;
+    Ok(Read { value, effective, unknown })
+}
+
+/// serde's trackers write `?` for the inside of an `Option`, and `.` for nothing at all.
+fn key_of(path: &str) -> String {
+    path.split('.').filter(|part| !matches!(*part, "" | "?")).collect::<Vec<_>>().join(".")
+}
+
+impl Settings {
+    /// What the types can't say: bounds, and what must not go together.
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
+        let Self { node, ingress, admin, log } = self;
+        for (key, span) in [
+            ("node.start_timeout", node.start_timeout),
+            ("ingress.keepalive_interval", ingress.keepalive_interval),
+            ("ingress.keepalive_timeout", ingress.keepalive_timeout),
+            ("ingress.handshake_timeout", ingress.handshake_timeout),
+            ("ingress.preface_timeout", ingress.preface_timeout),
+        ] {
+            if span.get().is_zero() {
+                fault(key, "must be longer than zero");
+            }
+        }
+        if node.worker_threads > 1024 {
+            fault("node.worker_threads", "must be 1024 at the most; 0 is one thread a core");
+        }
+        if ingress.max_connections == 0 {
+            fault("ingress.max_connections", "must be at least 1, or no client can connect");
+        }
+        if ingress.max_concurrent_streams == 0 {
+            fault("ingress.max_concurrent_streams", "must be at least 1, or no client can call");
+        }
+        if !(1..=u64::from(u32::MAX)).contains(&ingress.max_message_size.bytes()) {
+            fault("ingress.max_message_size", "must be from 1 byte to 4 GiB, what a gRPC message can announce");
+        }
+        if !(1024..=16 << 20).contains(&ingress.max_header_list_size.bytes()) {
+            fault("ingress.max_header_list_size", "must be from 1 KiB to 16 MiB");
+        }
+        let open = !ingress.listen.address().ip().is_loopback();
+        if open && ingress.tls.is_none() && !ingress.plaintext_beyond_loopback {
+            fault(
+                "ingress.listen",
+                "is reachable from other machines, and without TLS everybody on the way can read and change calls; \
+                 set `ingress.tls.certificate` and `ingress.tls.key`, or accept the risk with \
+                 `ingress.plaintext_beyond_loopback = true`",
+            );
+        }
+        if !admin.listen.address().ip().is_loopback() {
+            fault(
+                "admin.listen",
+                "must be a loopback address, such as \"127.0.0.1:7001\": whoever reaches it is trusted",
+            );
+        }
+        for origin in &ingress.grpc_web_origins {
+            let web = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            if origin != "*" && !web.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
+                fault(
+                    "ingress.grpc_web_origins",
+                    "an origin is a scheme, a host and perhaps a port, without a path: \"https://shop.example\"; \
+                     or \"*\" for every origin",
+                );
+            }
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log.filter) {
+            let problem = format!("{error}; write a level (error, warn, info, debug, trace), or `warn,shop=debug`");
+            fault("log.filter", &problem);
+        }
+        faults
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(address)
+    }
+}
+
+/// The file to read when none is named: `APP.toml` in the working directory, if there is one.
+pub(crate) fn default_file(application: &str) -> Option<PathBuf> {
+    let path = Path::new(application).with_extension("toml");
+    path.is_file().then_some(path)
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.key, self.value)
+    }
+}

@@ -1,0 +1,304 @@
+//! The listener for clients: any gRPC client in any language, and browsers by gRPC-Web.
+//!
+//! ```text
+//! accept ─▶ TLS ─▶ preface ─▶ HTTP/2 ─▶ front ─┬─ gRPC ─────▶ table ─▶ slot
+//! (cap)   (timeout) (timeout) (limits)         └─ gRPC-Web ─▶ CORS, translation ─▶ the same
+//! ```
+//!
+//! The accept loop is ours, since tonic's spins when file descriptors run out, has no cap on connections, and its
+//! graceful end waits for clients that never answer.
+
+mod front;
+mod preface;
+mod tls;
+
+use std::{
+    fmt,
+    future::pending,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+pub(crate) use front::Front;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use preface::Preface;
+pub use tls::TlsError;
+pub(crate) use tls::acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::config::IngressSettings;
+
+/// After the last call has ended, clients get this long to take the rest of its bytes and to close.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Accepts connections until it is told to stop.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    front: Front,
+    /// No more connections; those that are there hear that they should end.
+    stopping: CancellationToken,
+    /// Connections that are left are closed.
+    cut: CancellationToken,
+    /// The accept loop, which owns the connections. Dropping the server ends it, and them.
+    running: JoinSet<()>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Serves a listener that is bound already.
+    pub(crate) fn start(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        front: Front,
+        settings: &IngressSettings,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let connection = Connection {
+            http: http(settings),
+            tls,
+            front: front.clone(),
+            handshake_timeout: settings.handshake_timeout.get(),
+            preface_timeout: settings.preface_timeout.get(),
+            stopping: stopping.clone(),
+            cut: cut.clone(),
+        };
+        let mut running = JoinSet::new();
+        running.spawn(accept(listener, connection, settings.max_connections, Arc::clone(&connections)));
+        Ok(Self { address, connections, front, stopping, cut, running })
+    }
+
+    /// Stops admitting, lets calls in flight finish until the deadline, then closes what is left. Returns the number of
+    /// calls that were cut off.
+    pub(crate) async fn stop(mut self, deadline: Instant) -> usize {
+        self.stopping.cancel();
+        let calls = self.front.calls();
+        calls.close();
+        let drained = tokio::time::timeout_at(deadline, calls.wait()).await;
+        let left = if drained.is_ok() { 0 } else { calls.len() };
+
+        // What a call answered may still be in a buffer; a client that takes nothing is not waited for.
+        let ended = async { while self.running.join_next().await.is_some() {} };
+        let linger = if left == 0 { LINGER } else { Duration::ZERO };
+        if tokio::time::timeout(linger, ended).await.is_err() {
+            self.cut.cancel();
+            while self.running.join_next().await.is_some() {}
+        }
+        left
+    }
+}
+
+fn http(settings: &IngressSettings) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    let header_list = u32::try_from(settings.max_header_list_size.bytes()).unwrap_or(u32::MAX);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_header_list_size(header_list)
+        .keep_alive_interval(settings.keepalive_interval.get())
+        .keep_alive_timeout(settings.keepalive_timeout.get());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.preface_timeout.get())
+        // hyper's least is 8 KiB.
+        .max_buf_size((header_list as usize).max(8 << 10));
+    http
+}
+
+async fn accept(listener: TcpListener, connection: Connection, most: usize, connections: Arc<AtomicUsize>) {
+    let mut open = JoinSet::new();
+    let mut refusals = Seldom::default();
+    let mut pause = Pause::default();
+    loop {
+        connections.store(open.len(), Ordering::Relaxed);
+        let stream = tokio::select! {
+            biased;
+            () = connection.stopping.cancelled() => break,
+            Some(ended) = open.join_next() => {
+                log_panic(ended);
+                continue;
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    // Out of descriptors or memory: the next try would fail at once, and so keep a core busy.
+                    let wait = pause.next();
+                    tracing::warn!(%error, retry_in_ms = wait.as_millis() as u64, "can't accept a connection");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        Some(ended) = open.join_next() => log_panic(ended), // frees a descriptor
+                        () = connection.stopping.cancelled() => break,
+                    }
+                    continue;
+                }
+            },
+        };
+        pause.reset();
+        if open.len() >= most {
+            // Closed, not left in the backlog: the client learns at once that it should go elsewhere.
+            drop(stream);
+            if refusals.may_log() {
+                tracing::warn!(max_connections = most, "closed a new connection: too many are open");
+            }
+            continue;
+        }
+        open.spawn(connection.clone().serve(stream));
+    }
+    drop(listener);
+    while let Some(ended) = open.join_next().await {
+        log_panic(ended);
+        connections.store(open.len(), Ordering::Relaxed);
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task ended");
+    }
+}
+
+/// The peer went away between its connecting and our accepting.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted
+    )
+}
+
+/// How long to wait after accepting failed: longer each time, up to a second.
+#[derive(Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let wait = Duration::from_millis(10 << self.failures.min(7)).min(Duration::from_secs(1));
+        self.failures += 1;
+        wait
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Lets one line a second into the log.
+#[derive(Default)]
+struct Seldom {
+    last: Option<Instant>,
+}
+
+impl Seldom {
+    fn may_log(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.last.is_none_or(|last| now - last >= Duration::from_secs(1));
+        if may {
+            self.last = Some(now);
+        }
+        may
+    }
+}
+
+/// What each connection is served with.
+#[derive(Clone)]
+struct Connection {
+    http: auto::Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
+    front: Front,
+    handshake_timeout: Duration,
+    preface_timeout: Duration,
+    stopping: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream) {
+        // A reply must not wait for the next one to fill a packet. A peer that is gone makes this fail.
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let Some(acceptor) = &self.tls else { return self.serve_http(stream).await };
+        let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
+        match self.cut.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => self.serve_http(stream).await,
+            Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
+            Some(Err(_)) => tracing::debug!("a TLS handshake took too long"),
+            None => {}
+        }
+    }
+
+    async fn serve_http<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        let service = self.front.for_connection(stream.connect_info());
+        let stream = TokioIo::new(Preface::new(stream, self.preface_timeout));
+        let mut connection = std::pin::pin!(self.http.serve_connection(stream, service));
+        let mut told = false;
+        loop {
+            let stopping = async { if told { pending().await } else { self.stopping.cancelled().await } };
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended with an error");
+                    }
+                    return;
+                }
+                () = self.cut.cancelled() => return,
+                () = stopping => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_failures_grows_to_a_second_and_begins_anew() {
+        let mut pause = Pause::default();
+        let waits: Vec<u128> = (0..10).map(|_| pause.next().as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
+        pause.reset();
+        assert_eq!(pause.next().as_millis(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_logged_once_a_second() {
+        let mut seldom = Seldom::default();
+        assert!(seldom.may_log());
+        assert!(!seldom.may_log());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(seldom.may_log());
+    }
+}

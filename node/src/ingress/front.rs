@@ -1,0 +1,147 @@
+//! From an HTTP request to a call.
+
+use std::{convert::Infallible, future::ready, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
+use tonic::{Status, body::Body};
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::{Layer as _, ServiceExt as _};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer, ExposeHeaders};
+
+use crate::{
+    call::{serve, table::Table},
+    id::ModuleName,
+};
+
+type Web = Cors<GrpcWebService<Calls>>;
+
+/// What a listener serves. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front {
+    calls: Calls,
+    web: Option<Web>,
+}
+
+impl Front {
+    /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
+    pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>) -> Self {
+        let calls = Calls { table, in_flight: TaskTracker::new(), node: ModuleName::node() };
+        let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
+        Self { calls, web }
+    }
+
+    /// Calls in flight, but for those on the node's own services: a client may watch its health for as long as it is
+    /// there.
+    pub(crate) fn calls(&self) -> &TaskTracker {
+        &self.calls.in_flight
+    }
+
+    /// The service of one connection. `info` is what tonic knows as connect info: `Request::remote_addr` reads it.
+    pub(super) fn for_connection<I: Clone + Send + Sync + 'static>(&self, info: I) -> Connected<I> {
+        Connected { front: self.clone(), info }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Connected<I> {
+    front: Front,
+    info: I,
+}
+
+impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>> for Connected<I> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.info.clone());
+        let kind = kind(&request);
+        match (kind, &self.front.web) {
+            (Kind::Grpc, _) => self.front.calls.call(request),
+            (Kind::Web, Some(web)) => web.clone().oneshot(request).boxed(),
+            (Kind::Web, None) | (Kind::Other, _) => Box::pin(ready(Ok(not_grpc()))),
+        }
+    }
+}
+
+enum Kind {
+    Grpc,
+    /// gRPC-Web, or the question of a browser whether it may.
+    Web,
+    Other,
+}
+
+fn kind(request: &Request<Body>) -> Kind {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if content_type.starts_with(b"application/grpc-web") {
+        Kind::Web
+    } else if content_type.starts_with(b"application/grpc") && request.version() == Version::HTTP_2 {
+        Kind::Grpc
+    } else if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
+        Kind::Web
+    } else {
+        Kind::Other
+    }
+}
+
+/// The gRPC specification asks for 415 here, so that no HTTP client takes the answer for a success.
+fn not_grpc() -> Response<Body> {
+    const TEXT: &[u8] = b"This is a gRPC server: call it by gRPC over HTTP/2, or by gRPC-Web.\n";
+    let mut response = Response::new(Body::new(http_body_util::Full::new(Bytes::from_static(TEXT))));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::list(
+            ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(header::HeaderName::from_static),
+        ))
+}
+
+/// gRPC requests to the services of a table.
+#[derive(Clone)]
+struct Calls {
+    table: Arc<Table>,
+    in_flight: TaskTracker,
+    node: ModuleName,
+}
+
+impl tower::Service<Request<Body>> for Calls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Calls::call(self, request)
+    }
+}
+
+impl Calls {
+    fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+        let slot = match self.table.find(request.uri().path()) {
+            Ok(slot) => Arc::clone(slot),
+            Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
+        };
+        let in_flight = (*slot.module() != self.node).then(|| self.in_flight.token());
+        Box::pin(async move { Ok(serve(slot, request, in_flight).await) })
+    }
+}

@@ -1,0 +1,44 @@
+//! Write one Rust program out of gRPC modules, and run it as a monolith.
+//!
+//! ```text
+//!                        ┌──────────────────────── node ───────────────────────┐
+//! any gRPC client ═════▶ │ ingress ─▶ table ─┬─▶ cart ────handle───▶ pricing   │
+//! browser (gRPC-Web) ══▶ │                   ├─▶ checkout ─handle──▶ payment   │  a handle call is
+//!                        │ channel ─────────▶└─▶ ...                           │  a call of the trait's method
+//! outpost (operator) ──▶ │ admin                                               │
+//!                        └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A **module** is a name and a factory that builds tonic services; any tonic server is one. A module gets **handles**
+//! of the services that it calls as parameters of its factory: typed clients that call the service's trait directly
+//! when it is in the same process. Everything else can use the node's in-process [`Channel`], or connect from outside.
+//!
+//! - [`App`] is where to begin: it makes a program out of modules, with a command line of its own.
+//! - [`Module`], [`Context`], [`Config`]: what a module is and gets.
+//! - [`Handle`], [`Streaming`], [`Channel`]: how calls are made.
+//! - [`Node`]: a running program, for tests and for programs with a `main` of their own.
+
+mod admin;
+mod app;
+mod call;
+mod cli;
+#[doc(hidden)]
+pub mod codegen;
+pub mod config;
+mod id;
+mod ingress;
+mod module;
+mod node;
+mod status;
+
+pub use app::App;
+pub use call::{Channel, Handle, Streaming, remaining};
+pub use config::{Secret, Sources};
+pub use id::{BadModuleName, ModuleName};
+pub use ingress::TlsError;
+pub use module::{Config, Context, Factory, Module, Parameter, ProgramError, ServiceSet, Services, services};
+pub use node::{NoService, Node, Stopped};
+pub use status::StartError;
+
+/// An error of any type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,11 @@
+//! Generates the Rust types of the cluster's own services. Needs no `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["proto/outpost/admin/v1/admin.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().message_attribute(".", "#[derive(::serde::Serialize)]").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! What an application's `build.rs` calls.
+//!
+//! ```text
+//! .proto ──protox──▶ descriptors ─┬─ tonic-prost-build ─▶ messages, FooClient, FooServer   (tonic's own)
+//!                                 ├─ handle ────────────▶ FooHandle: direct when local, gRPC when not
+//!                                 └─────────────────────▶ PACKAGE.descriptors.bin          (reflection)
+//! ```
+//!
+//! ```no_run
+//! // build.rs
+//! fn main() -> Result<(), outpost_build::Error> {
+//!     outpost_build::compile(&["proto/shop/v1/cart.proto"])
+//! }
+//! ```
+//!
+//! The application brings the code in as it would tonic's: `tonic::include_proto!("shop.v1")`. For each service
+//! `Cart` of the package it holds, beside `cart_client::CartClient` and `cart_server::{Cart, CartServer}`, a
+//! `CartHandle`. The machine needs no `protoc`.
+
+mod handle;
+
+use std::{
+    collections::HashSet,
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use prost::Message as _;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+pub use tonic_prost_build;
+
+/// Compiles `.proto` files with the default settings.
+///
+/// Imports are looked up in the folder `proto` where the files are below it, and otherwise in the files' own folders.
+///
+/// # Errors
+/// See [`Builder::compile`].
+pub fn compile(files: &[impl AsRef<Path>]) -> Result<(), Error> {
+    configure().compile(files)
+}
+
+/// Settings to compile with, for when [`compile`]'s defaults do not fit.
+#[must_use]
+pub fn configure() -> Builder {
+    Builder { includes: Vec::new(), tonic: tonic_prost_build::configure(), prost: prost_build::Config::new() }
+}
+
+/// How to compile `.proto` files. Made by [`configure`].
+#[derive(Debug)]
+pub struct Builder {
+    includes: Vec<PathBuf>,
+    tonic: tonic_prost_build::Builder,
+    prost: prost_build::Config,
+}
+
+impl Builder {
+    /// Adds a folder to look imports up in. The first folder named replaces the default.
+    #[must_use]
+    pub fn include(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.includes.push(folder.into());
+        self
+    }
+
+    /// Changes the settings of [`tonic_prost_build`]: extern paths, attributes, bytes and all others.
+    ///
+    /// ```no_run
+    /// outpost_build::configure()
+    ///     .tonic(|tonic| tonic.bytes(".").type_attribute(".shop.v1.Sku", "#[derive(Hash, Eq)]"))
+    ///     .compile(&["proto/shop.proto"])?;
+    /// # Ok::<(), outpost_build::Error>(())
+    /// ```
+    #[must_use]
+    pub fn tonic(mut self, change: impl FnOnce(tonic_prost_build::Builder) -> tonic_prost_build::Builder) -> Self {
+        self.tonic = change(self.tonic);
+        self
+    }
+
+    /// Changes the settings of [`prost_build`] that [`Builder::tonic`] does not offer.
+    #[must_use]
+    pub fn prost(mut self, change: impl FnOnce(&mut prost_build::Config)) -> Self {
+        change(&mut self.prost);
+        self
+    }
+
+    /// Compiles the files into `OUT_DIR`, and tells cargo to come back when one of them, or one they import, changes.
+    ///
+    /// # Errors
+    /// [`Error::Proto`] when a file does not parse or check, with its place; [`Error::NameTaken`] when a message has the
+    /// name of a handle; [`Error::Output`] when the code can't be written.
+    pub fn compile(mut self, files: &[impl AsRef<Path>]) -> Result<(), Error> {
+        let includes = if self.includes.is_empty() { default_includes(files) } else { self.includes };
+        let (descriptors, sources) = parse(files, &includes)?;
+        #[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
+        for source in &sources {
+            println!("cargo:rerun-if-changed={}", source.display());
+        }
+        handle_names_are_free(&descriptors)?;
+
+        let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?);
+        let packages: HashSet<&str> = descriptors.file.iter().map(FileDescriptorProto::package).collect();
+        let embedded = without_comments(&descriptors).encode_to_vec();
+        for package in packages {
+            let path = out_dir.join(handle::descriptors_file(package));
+            std::fs::write(&path, &embedded).map_err(|error| Error::Output { path, error })?;
+        }
+
+        let generator = handle::Generator::around(self.tonic.clone().service_generator());
+        self.prost.service_generator(Box::new(generator));
+        // With neither side built, tonic leaves the generator alone that it would otherwise replace.
+        self.tonic
+            .build_client(false)
+            .build_server(false)
+            .compile_fds_with_config(descriptors, self.prost)
+            .map_err(|error| Error::Output { path: out_dir, error })
+    }
+}
+
+/// Why `.proto` files could not be compiled. Its `Debug` is its message, since that is what a failed `build.rs` prints.
+#[derive(thiserror::Error)]
+pub enum Error {
+    /// A file is wrong. `FILE:LINE:COLUMN: what is wrong`, where the fault has a place.
+    #[error("{0}")]
+    Proto(String),
+    /// A message or enum already has the name that a service's handle would get.
+    #[error(
+        "{file}: `{name}` has the name of the handle of service `{service}`; rename one of them, \
+         or compile them as two packages"
+    )]
+    NameTaken {
+        /// The file that defines the service.
+        file: String,
+        /// The name wanted twice.
+        name: String,
+        /// The service whose handle it is.
+        service: String,
+    },
+    /// The generated code could not be written.
+    #[error("{}: {error}", path.display())]
+    Output {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Called from outside a build script.
+    #[error("OUT_DIR is not set: call outpost_build from a build script (build.rs)")]
+    NoOutDir,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn default_includes(files: &[impl AsRef<Path>]) -> Vec<PathBuf> {
+    let root = Path::new("proto");
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for file in files {
+        let file = file.as_ref();
+        let folder = if file.starts_with(root) { root } else { file.parent().unwrap_or(Path::new(".")) };
+        // "" is what the parent of a bare file name comes out as.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if !folders.iter().any(|known| known == folder) {
+            folders.push(folder.to_owned());
+        }
+    }
+    folders
+}
+
+/// The descriptors of the files and all they import, with comments, and the paths that were read.
+fn parse(files: &[impl AsRef<Path>], includes: &[PathBuf]) -> Result<(FileDescriptorSet, Vec<PathBuf>), Error> {
+    let located = |error: protox::Error| Error::Proto(located(&error, includes));
+    let mut compiler = protox::Compiler::new(includes).map_err(located)?;
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(files).map_err(located)?;
+    let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
+    Ok((compiler.file_descriptor_set(), sources))
+}
+
+/// `shop/v1/cart.proto:3:9: ...` with the file's path as the build script sees it, so that an editor can open it.
+fn located(error: &protox::Error, includes: &[PathBuf]) -> String {
+    // protox's `Debug` is the text with file, line and column; its `Display` has no place.
+    let text = format!("{error:?}");
+    let Some(file) = error.file() else { return text };
+    let path = includes.iter().map(|include| include.join(file)).find(|path| path.exists());
+    match (text.strip_prefix(file), path) {
+        (Some(rest), Some(path)) => format!("{}{rest}", path.display()),
+        (Some(_), None) => text,
+        (None, Some(path)) => format!("{}: {text}", path.display()),
+        (None, None) => format!("{file}: {text}"),
+    }
+}
+
+fn handle_names_are_free(descriptors: &FileDescriptorSet) -> Result<(), Error> {
+    let mut types = HashSet::new();
+    for file in &descriptors.file {
+        types.extend(file.message_type.iter().map(|message| (file.package(), message.name())));
+        types.extend(file.enum_type.iter().map(|kind| (file.package(), kind.name())));
+    }
+    for file in &descriptors.file {
+        for service in &file.service {
+            let name = handle::name(service.name());
+            if types.contains(&(file.package(), name.as_str())) {
+                let (file, service) = (file.name().to_owned(), service.name().to_owned());
+                return Err(Error::NameTaken { file, name, service });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Comments are most of a descriptor's size, and neither reflection nor a compatibility check reads them.
+fn without_comments(descriptors: &FileDescriptorSet) -> FileDescriptorSet {
+    let mut stripped = descriptors.clone();
+    for file in &mut stripped.file {
+        file.source_code_info = None;
+    }
+    stripped
+}

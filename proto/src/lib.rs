@@ -1,0 +1,25 @@
+//! The wire contract of an Outpost cluster.
+//!
+//! ```text
+//! node ──serves──▶ outpost.admin.v1.Admin ◀──calls── outpost (the operator's tool)
+//! ```
+//!
+//! Everything that two versions of a node, or a node and a tool, say to each other is defined here,
+//! and nothing else: the next release must understand this one while a rollout is half done.
+
+pub mod describe;
+
+/// `outpost.admin.v1`: what an operator's tool asks a node.
+pub mod admin {
+    /// Version 1.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::allow_attributes_without_reason,
+        clippy::missing_errors_doc,
+        reason = "generated from the commented .proto file"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("outpost.admin.v1");
+    }
+}
