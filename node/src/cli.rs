@@ -50,7 +50,7 @@ Examples:
   APP config                             every setting in force, and where it was set
 
 Exit codes: 0 stopped when asked to; 1 failed while running; 2 wrong arguments or settings;
-3 did not start; 128 + N ended by a second signal N.";
+3 did not start; 128 + N ended by signal N while starting, or by a second signal N.";
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Verb {
@@ -131,12 +131,18 @@ impl Flags {
             let flag = "--plaintext-beyond-loopback".to_owned();
             flags.push((flag, "ingress.plaintext_beyond_loopback".to_owned(), "true".to_owned()));
         }
-        Sources {
-            file: self.config.or_else(|| default_file(application)),
-            environment: std::env::vars().collect(),
-            flags,
-        }
+        Sources { file: self.config.or_else(|| default_file(application)), environment: environment(), flags }
     }
+}
+
+/// The variables that may be settings, in the order of their names. What is not text is read as nearly as it can be.
+fn environment() -> Vec<(String, String)> {
+    let mut variables: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter(|(name, _)| name.starts_with("OUTPOST_"))
+        .collect();
+    variables.sort();
+    variables
 }
 
 impl App {
@@ -279,7 +285,12 @@ async fn warn_of_plaintext(ingress: &IngressSettings) {
 fn log_to_stderr(settings: &LogSettings) {
     let filter = EnvFilter::new(&settings.filter);
     let colour = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
+    // With it, a log that nobody reads any more would panic in whoever logs.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .log_internal_errors(false);
     // A program that embeds this may have set up a log of its own.
     let _ = match settings.format {
         LogFormat::Text => log.try_init(),

@@ -10,13 +10,7 @@ mod layers;
 mod secret;
 mod units;
 
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{any::Any, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use layers::{Layers, flatten, join};
 pub use layers::{Origin, Sources};
@@ -68,7 +62,8 @@ pub struct IngressSettings {
     pub max_connections: usize,
     /// Calls at a time on one connection.
     pub max_concurrent_streams: u32,
-    /// The largest message that a module's server decodes, after decompression.
+    /// The largest message that a module's server decodes, after decompression. Holds for servers that were generated
+    /// by `outpost-build` and built in a factory; others keep their own limit, which is 4 MiB unless they set it.
     pub max_message_size: Size,
     /// The largest list of headers of one call.
     pub max_header_list_size: Size,
@@ -132,7 +127,7 @@ pub enum LogFormat {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { worker_threads: 0, start_timeout: Span::seconds(60), stop_timeout: Span::seconds(30) }
+        Self { worker_threads: 0, start_timeout: Span::seconds(60), stop_timeout: Span::seconds(20) }
     }
 }
 
@@ -236,7 +231,7 @@ pub struct ModuleConfig {
 impl ModuleConfig {
     pub(crate) fn of<T>() -> Self
     where
-        T: Default + Serialize + DeserializeOwned + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
     {
         Self {
             read: |table| {
@@ -270,7 +265,7 @@ impl Loaded {
     /// Reads all sources. `modules` are the names of all modules, with how to read those that have a configuration.
     ///
     /// # Errors
-    /// Every fault there is, in the order of the keys.
+    /// The faults found; mending them may show more.
     pub fn load(sources: &Sources, modules: &[(&str, Option<ModuleConfig>)]) -> Result<Self, Vec<ConfigError>> {
         let names: Vec<&str> = modules.iter().map(|(name, _)| *name).collect();
         let (mut tree, layers) = Layers::merge(sources, &names)?;
@@ -281,12 +276,12 @@ impl Loaded {
             None => Table::new(),
             Some(Value::Table(tables)) => tables,
             Some(other) => {
-                let problem = "expected a table for each module: [modules.NAME]".to_owned();
-                errors.push(layers.value_error("modules", Some(&other), problem));
+                let problem = format!("expected a table for each module: [modules.NAME], not {}", other.type_str());
+                errors.push(layers.value_error("modules", None, problem));
                 Table::new()
             }
         };
-        let settings = match read::<Settings>(tree) {
+        let settings = match read_leniently(tree, "", &layers, read::<Settings>) {
             Ok(read) => {
                 errors.extend(read.unknown.iter().map(|key| layers.unknown("", key, &read.effective)));
                 effective = read.effective;
@@ -345,8 +340,8 @@ fn read_modules(
             None => Table::new(),
             Some(Value::Table(table)) => table,
             Some(other) => {
-                let problem = format!("expected a table: [modules.{name}]");
-                errors.push(layers.value_error(&prefix, Some(&other), problem));
+                let problem = format!("expected a table: [modules.{name}], not {}", other.type_str());
+                errors.push(layers.value_error(&prefix, None, problem));
                 continue;
             }
         };
@@ -357,13 +352,13 @@ fn read_modules(
             }
             continue;
         };
-        match (config.read)(table) {
+        match read_leniently(table, &prefix, layers, config.read) {
             Ok(read) => {
                 errors.extend(read.unknown.iter().map(|key| layers.unknown(&prefix, key, &read.effective)));
                 values.insert((*name).to_owned(), read.value);
                 effective.insert((*name).to_owned(), Value::Table(read.effective));
             }
-            Err(fault) => errors.push(layers.fault(&prefix, fault)),
+            Err(fault) => errors.push(layers.fault(&prefix, fault.without_values())),
         }
     }
     let known: Table = modules.iter().map(|(name, _)| ((*name).to_owned(), Value::Boolean(true))).collect();
@@ -378,23 +373,51 @@ struct Read<T> {
     unknown: Vec<String>,
 }
 
-/// What serde said, and the key it was at.
+/// What serde said, the key it was at, and what was there.
 pub(crate) struct Fault {
     key: String,
+    value: Option<Value>,
     problem: String,
+}
+
+impl Fault {
+    /// The same, without what was found: a module's values may be secret, and serde's messages show them.
+    fn without_values(self) -> Self {
+        let problem = match (self.problem.strip_prefix("invalid "), self.problem.rsplit_once(", expected ")) {
+            (Some(_), Some((_, expected))) => format!("expected {expected}"),
+            _ => self.problem,
+        };
+        Self { value: None, problem, ..self }
+    }
+}
+
+/// Reads a table, and where a value from the environment or a flag is of the wrong type, reads it as text.
+fn read_leniently<T>(
+    mut table: Table,
+    prefix: &str,
+    layers: &Layers,
+    read: impl Fn(Table) -> Result<Read<T>, Fault>,
+) -> Result<Read<T>, Fault> {
+    loop {
+        match read(table.clone()) {
+            Err(fault) if layers.as_text(prefix, &fault.key, &mut table) => {}
+            read => return read,
+        }
+    }
 }
 
 fn read<T: Serialize + DeserializeOwned>(table: Table) -> Result<Read<T>, Fault> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(Value::Table(table), &mut track);
+    let tracked = serde_path_to_error::Deserializer::new(Value::Table(table.clone()), &mut track);
     let value: Result<T, _> = serde_ignored::deserialize(tracked, |path| unknown.push(key_of(&path.to_string())));
-    let value = value.map_err(|error: toml::de::Error| Fault {
-        key: key_of(&track.path().to_string()),
-        problem: error.message().to_owned(),
+    let value = value.map_err(|error: toml::de::Error| {
+        let key = key_of(&track.path().to_string());
+        let value = flatten(&table).into_iter().find(|(known, _)| *known == key).map(|(_, value)| value);
+        Fault { key, value, problem: error.message().to_owned() }
     })?;
-    let effective =
-        Table::try_from(&value).map_err(|error| Fault { key: String::new(), problem: error.to_string() })?;
+    // What TOML can't print, such as a number above its largest, is in force all the same.
+    let effective = Table::try_from(&value).unwrap_or_default();
     Ok(Read { value, effective, unknown })
 }
 
@@ -476,7 +499,7 @@ impl From<SocketAddr> for Listen {
 
 /// The file to read when none is named: `APP.toml` in the working directory, if there is one.
 pub(crate) fn default_file(application: &str) -> Option<PathBuf> {
-    let path = Path::new(application).with_extension("toml");
+    let path = PathBuf::from(format!("{application}.toml"));
     path.is_file().then_some(path)
 }
 

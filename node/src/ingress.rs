@@ -9,8 +9,8 @@
 //! graceful end waits for clients that never answer.
 
 mod front;
-mod preface;
 mod tls;
+mod watched;
 
 use std::{
     fmt,
@@ -29,7 +29,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use preface::Preface;
 pub use tls::TlsError;
 pub(crate) use tls::acceptor;
 use tokio::{
@@ -41,16 +40,19 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
+use watched::Watched;
 
 use crate::config::IngressSettings;
 
-/// After the last call has ended, clients get this long to take the rest of its bytes and to close.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Accepts connections until it is told to stop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
+    /// How often something was written to a client.
+    written: Arc<AtomicUsize>,
     front: Front,
     /// No more connections; those that are there hear that they should end.
     stopping: CancellationToken,
@@ -73,11 +75,12 @@ impl Server {
         tls: Option<TlsAcceptor>,
         front: Front,
         settings: &IngressSettings,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    ) -> Self {
+        let address = listener.local_addr().expect("a listening socket has an address");
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let connection = Connection {
+            written: Arc::clone(&written),
             http: http(settings),
             tls,
             front: front.clone(),
@@ -88,27 +91,38 @@ impl Server {
         };
         let mut running = JoinSet::new();
         running.spawn(accept(listener, connection, settings.max_connections, Arc::clone(&connections)));
-        Ok(Self { address, connections, front, stopping, cut, running })
+        Self { address, connections, written, front, stopping, cut, running }
     }
 
     /// Stops admitting, lets calls in flight finish until the deadline, then closes what is left. Returns the number of
     /// calls that were cut off.
+    ///
+    /// A client that has heard of the end closes its connection, or lets us, once its calls are over. One that does not
+    /// is not waited for: when no call is in flight and nothing was written for a while, nobody is served any more.
     pub(crate) async fn stop(mut self, deadline: Instant) -> usize {
         self.stopping.cancel();
         let calls = self.front.calls();
-        calls.close();
-        let drained = tokio::time::timeout_at(deadline, calls.wait()).await;
-        let left = if drained.is_ok() { 0 } else { calls.len() };
-
-        // What a call answered may still be in a buffer; a client that takes nothing is not waited for.
-        let ended = async { while self.running.join_next().await.is_some() {} };
-        let linger = if left == 0 { LINGER } else { Duration::ZERO };
-        if tokio::time::timeout(linger, ended).await.is_err() {
-            self.cut.cancel();
-            while self.running.join_next().await.is_some() {}
+        let mut written = self.written.load(Ordering::Relaxed);
+        loop {
+            let quiet = Instant::now() + QUIET;
+            if tokio::time::timeout_at(quiet.min(deadline), ended(&mut self.running)).await.is_ok() {
+                return 0;
+            }
+            let before = std::mem::replace(&mut written, self.written.load(Ordering::Relaxed));
+            if Instant::now() >= deadline || (calls.is_empty() && written == before) {
+                break;
+            }
         }
+        let left = calls.len();
+        self.cut.cancel();
+        // A connection whose module blocks its thread can't be dropped; it ends with the process.
+        let _ = tokio::time::timeout(QUIET, ended(&mut self.running)).await;
         left
     }
+}
+
+async fn ended(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
 }
 
 fn http(settings: &IngressSettings) -> auto::Builder<TokioExecutor> {
@@ -233,6 +247,7 @@ struct Connection {
     front: Front,
     handshake_timeout: Duration,
     preface_timeout: Duration,
+    written: Arc<AtomicUsize>,
     stopping: CancellationToken,
     cut: CancellationToken,
 }
@@ -258,7 +273,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let service = self.front.for_connection(stream.connect_info());
-        let stream = TokioIo::new(Preface::new(stream, self.preface_timeout));
+        let stream = TokioIo::new(Watched::new(stream, self.preface_timeout, self.written));
         let mut connection = std::pin::pin!(self.http.serve_connection(stream, service));
         let mut told = false;
         loop {

@@ -1,15 +1,20 @@
 //! A running node: wiring only.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use outpost_proto::admin::v1::{self as admin, DescribeResponse};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::Instant,
+};
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 use tonic_health::server::{HealthReporter, health_reporter};
 
@@ -34,14 +39,42 @@ use crate::{
 #[derive(Debug)]
 pub struct Node {
     facts: Arc<Facts>,
-    table: Arc<Table>,
     ingress: Server,
     admin: Option<Server>,
     health: HealthReporter,
-    tasks: Tasks,
+    /// The table of the ingress.
+    served: Arc<Table>,
     settings: Settings,
-    _drop: DropGuard,
+    modules: Modules,
 }
+
+/// The modules of a node. Dropping it ends them: their tasks are dropped, and their services, which hold handles on each
+/// other, are let go.
+#[derive(Debug)]
+struct Modules {
+    table: Arc<Table>,
+    tasks: Tasks,
+    _end_tasks: DropGuard,
+}
+
+impl Modules {
+    fn new(table: Arc<Table>) -> Self {
+        let tasks = Tasks::default();
+        let _end_tasks = tasks.end_on_drop();
+        Self { table, tasks, _end_tasks }
+    }
+}
+
+impl Drop for Modules {
+    fn drop(&mut self) {
+        for slot in self.table.slots() {
+            slot.set(Target::Stopped);
+        }
+    }
+}
+
+/// The tasks of modules get this long to end, even when calls have used up the time to stop.
+const LAST_GRACE: Duration = Duration::from_secs(5);
 
 /// What stopping a node cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +98,8 @@ impl Node {
         let Loaded { settings, modules: mut configs, .. } = loaded;
         // Addresses and certificates first: cheap, and what is most often wrong.
         let tls = settings.ingress.tls.as_ref().map(acceptor).transpose()?;
-        let ingress = listen(settings.ingress.listen, "ingress.listen", "set another with --listen").await?;
-        let admin = match settings.admin.enabled {
-            true => Some(listen(settings.admin.listen, "admin.listen", "set another with --admin-listen").await?),
-            false => None,
-        };
+        let ingress = Bound::to(settings.ingress.listen, "ingress.listen")?;
+        let admin = settings.admin.enabled.then(|| Bound::to(settings.admin.listen, "admin.listen")).transpose()?;
 
         let waits = Arc::new(Waits::new(NODES.fetch_add(1, Ordering::Relaxed), program.names.clone()));
         let facts = Arc::new(Facts::new(&app, &program));
@@ -84,11 +114,10 @@ impl Node {
         // The application's come last, so that a module may bring a health service of its own.
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
 
-        let tasks = Tasks::default();
-        let drop_guard = tasks.end_on_drop();
+        let modules = Modules::new(Arc::clone(&table));
         let channel = Channel::new(Arc::clone(&table));
         let factories = app.modules.iter().zip(&program.names).map(|(module, name)| {
-            let context = Context::new(name.clone(), channel.clone(), tasks.clone());
+            let context = Context::new(name.clone(), channel.clone(), modules.tasks.clone());
             let config = configs.remove(name.as_str());
             (Arc::clone(&module.factory), Supply { context, table: Arc::clone(&table), config })
         });
@@ -103,33 +132,26 @@ impl Node {
                 facts.modules[index].running.set(()).ok();
                 tracing::debug!(module = %program.names[index], "module started");
             });
-        if let Err(error) = started.await {
-            tasks.stop(Instant::now() + settings.node.stop_timeout.get()).await;
-            return Err(error);
-        }
+        // On failure, dropping `modules` ends what has started.
+        started.await?;
 
         let served = Arc::new(with_reflection(&app, &table, &settings)?);
         for slot in served.slots() {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
         let origins = settings.ingress.grpc_web.then_some(settings.ingress.grpc_web_origins.as_slice());
-        let front = Front::new(served, origins);
-        let io = |key: &'static str, address: Listen| {
-            move |error| StartError::Listen { address: address.to_string(), key, error, remedy: "see the error" }
-        };
-        let ingress = Server::start(ingress, tls, front.clone(), &settings.ingress)
-            .map_err(io("ingress.listen", settings.ingress.listen))?;
+        let front = Front::new(Arc::clone(&served), origins);
+        let ingress = Server::start(ingress.listen()?, tls, front.clone(), &settings.ingress);
         facts.serving(&ingress, front.calls().clone(), settings.ingress.tls.is_some());
         let admin = match admin {
-            Some(listener) => {
+            Some(bound) => {
                 let api = Slot::built_in(ADMIN, Box::new(Tonic(admin_api::server(Arc::clone(&facts)))));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
-                let server = Server::start(listener, None, front, &settings.ingress);
-                Some(server.map_err(io("admin.listen", settings.admin.listen))?)
+                Some(Server::start(bound.listen()?, None, front, &settings.ingress))
             }
             None => None,
         };
-        Ok(Self { facts, table, ingress, admin, health, tasks, settings, _drop: drop_guard })
+        Ok(Self { facts, ingress, admin, health, served, settings, modules })
     }
 
     /// Where clients connect, with the port that was chosen if the setting said 0.
@@ -147,7 +169,7 @@ impl Node {
     /// A transport for stock tonic clients, to any module.
     #[must_use]
     pub fn channel(&self) -> Channel {
-        Channel::new(Arc::clone(&self.table))
+        Channel::new(Arc::clone(&self.modules.table))
     }
 
     /// A handle for the part of the program that is not a module.
@@ -155,7 +177,7 @@ impl Node {
     /// # Errors
     /// [`NoService`] when no module serves it.
     pub fn handle<H: Handle>(&self) -> Result<H, NoService> {
-        let slot = self.table.service(H::SERVICE).map_err(|_| NoService(H::SERVICE))?;
+        let slot = self.modules.table.service(H::SERVICE).map_err(|_| NoService(H::SERVICE))?;
         Ok(H::from_route(Route::new(Arc::clone(slot))))
     }
 
@@ -166,22 +188,21 @@ impl Node {
     }
 
     /// Stops: health says so, no connection is admitted, calls in flight finish, then modules end. What is left after
-    /// `node.stop_timeout` is cut off.
+    /// `node.stop_timeout` is cut off; modules' tasks have 5 seconds after that.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once, as dropping the node does.
     pub async fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.settings.node.stop_timeout.get();
         self.facts.stopping.set(()).ok();
-        for slot in self.table.slots() {
+        self.modules.tasks.drain();
+        for slot in self.served.slots() {
             self.health.set_service_status(slot.service(), tonic_health::ServingStatus::NotServing).await;
         }
         self.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         let calls_cut = self.ingress.stop(deadline).await;
-        let tasks_cut = self.tasks.stop(deadline).await;
-        for slot in self.table.slots() {
-            slot.set(Target::Stopped);
-        }
+        let grace = deadline.saturating_duration_since(Instant::now()).max(LAST_GRACE);
+        let tasks_cut = self.modules.tasks.stop(grace).await;
         if let Some(admin) = self.admin {
             admin.stop(Instant::now()).await;
         }
@@ -192,13 +213,39 @@ impl Node {
 const HEALTH: &str = "grpc.health.v1.Health";
 const ADMIN: &str = "outpost.admin.v1.Admin";
 
-async fn listen(address: Listen, key: &'static str, remedy: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address.address()).await.map_err(|error| StartError::Listen {
-        address: address.to_string(),
-        key,
-        error,
-        remedy,
-    })
+/// An address that is ours, but that nobody can connect to yet: who does so finds a node that serves.
+struct Bound {
+    socket: TcpSocket,
+    address: Listen,
+    key: &'static str,
+}
+
+impl Bound {
+    fn to(address: Listen, key: &'static str) -> Result<Self, StartError> {
+        let bind = || {
+            let socket = if address.address().is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // Connections of a process that has just ended do not keep the port.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address.address())?;
+            Ok(socket)
+        };
+        let socket = bind().map_err(|error| refused(address, key, error))?;
+        Ok(Self { socket, address, key })
+    }
+
+    fn listen(self) -> Result<TcpListener, StartError> {
+        self.socket.listen(1024).map_err(|error| refused(self.address, self.key, error))
+    }
+}
+
+fn refused(address: Listen, key: &'static str, error: io::Error) -> StartError {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "end the program that uses it, or choose another port (0 is any free one)",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or run with the right to use this one",
+        _ => "choose another address",
+    };
+    StartError::Listen { address: address.to_string(), key, error, remedy }
 }
 
 /// The table of the ingress: the node's, and server reflection on what is in it.
@@ -222,7 +269,7 @@ fn with_reflection(app: &App, table: &Table, settings: &Settings) -> Result<Tabl
     };
     let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());
     let v1 = builder().with_service_name(REFLECTION[0]).build_v1().map_err(fault)?;
-    let v1alpha = builder().with_service_name(REFLECTION[0]).build_v1alpha().map_err(fault)?;
+    let v1alpha = builder().with_service_name(REFLECTION[1]).build_v1alpha().map_err(fault)?;
     let reflection = [
         Arc::new(Slot::built_in(REFLECTION[0], Box::new(Tonic(v1)))),
         Arc::new(Slot::built_in(REFLECTION[1], Box::new(Tonic(v1alpha)))),

@@ -21,6 +21,8 @@ pub(crate) enum CallError {
     Stopped(ModuleName),
     #[error("factories wait for each other: {}", chain(.0))]
     WaitCycle(Vec<ModuleName>),
+    #[error("calls are nested more than {0} deep: modules call each other without an end")]
+    TooDeep(u8),
     #[error("the module answered with an error of code OK")]
     ErrorWithoutCode,
     #[error("a service of module `{module}` failed: {error}")]
@@ -36,6 +38,7 @@ impl From<CallError> for Status {
             CallError::UnknownService(_) | CallError::NotAMethod(_) => Code::Unimplemented,
             CallError::Stopped(_) => Code::Unavailable, // it may run elsewhere, or soon again
             CallError::WaitCycle(_) => Code::FailedPrecondition,
+            CallError::TooDeep(_) => Code::ResourceExhausted,
         };
         Status::new(code, error.to_string())
     }
@@ -87,15 +90,15 @@ pub enum StartError {
         message: String,
     },
     /// A module's factory took too long.
-    #[error("module `{module}` did not start within {}{}; raise `node.start_timeout`, or see what its factory waits for",
-        humantime::format_duration(*limit), waiting(.waits_for))]
+    #[error("module `{module}` did not start within {}{}; see what its factory does, or raise `node.start_timeout`",
+        humantime::format_duration(*limit), waiting(.awaited_by))]
     FactoryTimeout {
         /// The module.
         module: ModuleName,
         /// The limit, `node.start_timeout`.
         limit: Duration,
-        /// The modules that its factory was calling, and that had not started either.
-        waits_for: Vec<ModuleName>,
+        /// The modules whose factories were calling it.
+        awaited_by: Vec<ModuleName>,
     },
     /// Factories call each other's modules, so that none can finish.
     #[error("factories wait for each other: {}; a factory may only call modules whose factories do not call it", chain(.0))]
@@ -110,7 +113,7 @@ fn waiting(modules: &[ModuleName]) -> String {
         [] => String::new(),
         modules => {
             let names: Vec<String> = modules.iter().map(|module| format!("`{module}`")).collect();
-            format!(" (its factory waits for {})", names.join(", "))
+            format!(" (awaited by {})", names.join(", "))
         }
     }
 }

@@ -3,24 +3,73 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    task::Poll,
+    pin::Pin,
+    task::{Context, Poll},
 };
 
-use super::slot::Slot;
+use super::{scope::Scope, slot::Slot};
 use crate::status::CallError;
 
-/// Polls a piece of a module's code. A panic is logged and counted, and becomes an error without its text.
+/// Runs a piece of a module's code, in the scope of the call. A panic is logged and counted, and becomes an error
+/// without its text.
 ///
-/// What the panic left half done is dropped with the call; state that the module shares between calls is the module's
-/// to guard, as in any Rust server (a `Mutex` is poisoned).
+/// State that the module shares between calls is the module's to guard, as in any Rust server (a `Mutex` is poisoned).
 #[inline]
-pub(crate) fn poll<T>(slot: &Slot, path: &str, poll: impl FnOnce() -> Poll<T>) -> Poll<Result<T, CallError>> {
-    match catch_unwind(AssertUnwindSafe(poll)) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
-        Err(panic) => {
-            slot.panicked(path, &text(&*panic));
-            Poll::Ready(Err(CallError::Panicked))
+pub(crate) fn run<T>(slot: &Slot, path: &str, scope: Scope, code: impl FnOnce() -> T) -> Result<T, CallError> {
+    scope.enter(|| catch_unwind(AssertUnwindSafe(code))).map_err(|panic| {
+        slot.panicked(path, &text(&*panic));
+        CallError::Panicked
+    })
+}
+
+/// Drops what is a module's: its destructors are its code too.
+#[inline]
+pub(crate) fn discard<T>(slot: &Slot, path: &str, value: T) {
+    // Counted and logged; there is nobody to tell.
+    let _ = run(slot, path, Scope::current(), || drop(value));
+}
+
+/// A module's future: made, polled and dropped under guard.
+pub(crate) struct Guarded<'a, F> {
+    slot: &'a Slot,
+    path: &'a str,
+    scope: Scope,
+    future: Option<F>,
+}
+
+impl<'a, F> Guarded<'a, F> {
+    #[inline]
+    pub(crate) fn start(
+        slot: &'a Slot,
+        path: &'a str,
+        scope: Scope,
+        make: impl FnOnce() -> F,
+    ) -> Result<Self, CallError> {
+        let future = Some(run(slot, path, scope, make)?);
+        Ok(Self { slot, path, scope, future })
+    }
+}
+
+impl<F: Future + Unpin> Future for Guarded<'_, F> {
+    type Output = Result<F::Output, CallError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let future = this.future.as_mut().expect("a future is not polled after its end");
+        match run(this.slot, this.path, this.scope, || Pin::new(future).poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+impl<F> Drop for Guarded<'_, F> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            discard(self.slot, self.path, future);
         }
     }
 }

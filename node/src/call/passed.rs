@@ -1,7 +1,7 @@
-//! A stream of requests handed to a module in this process, as the `tonic::Streaming` that its trait asks for, without
-//! encoding the messages.
+//! Streams of requests, and their end with the call that they belong to.
 //!
-//! tonic builds a `Streaming` from a body and a decoder. Here the body yields, for each message, the five bytes that
+//! A module in this process gets the caller's stream as the `tonic::Streaming` that its trait asks for, without its
+//! messages being encoded. tonic builds a `Streaming` from a body and a decoder. Here the body yields, for each message, the five bytes that
 //! announce a message of length zero, and leaves the message itself in a place that the decoder takes it from.
 
 use std::{
@@ -13,26 +13,49 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::sync::oneshot;
 use tonic::{
     Status, Streaming,
     codec::{BufferSettings, DecodeBuf, Decoder},
     codegen::tokio_stream::Stream,
 };
 
+use crate::BoxError;
+
 /// `grpc-encoding` is identity, and the message has no bytes.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
 type Place<M> = Arc<Mutex<Option<M>>>;
 
-/// Hands over a stream. When `ended` is cancelled, since the caller went away or has its answer, the module's side
-/// ends like a stream that was reset: without a further message, wherever the module keeps it.
-pub(super) fn streaming<S>(messages: S, ended: CancellationToken) -> Streaming<S::Item>
+/// Held for as long as a call goes on.
+#[derive(Debug)]
+pub(crate) struct Ongoing {
+    _ends: oneshot::Sender<std::convert::Infallible>,
+}
+
+/// Ready when the call has ended: its [`Ongoing`] was dropped.
+#[derive(Debug)]
+pub(crate) struct Ended(oneshot::Receiver<std::convert::Infallible>);
+
+pub(crate) fn ongoing() -> (Ongoing, Ended) {
+    let (ends, ended) = oneshot::channel();
+    (Ongoing { _ends: ends }, Ended(ended))
+}
+
+impl Ended {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(|_| ())
+    }
+}
+
+/// Hands over a stream. When the call has ended, since the caller went away or has its answer, the module's side ends
+/// like a stream that was reset: without a further message, wherever the module keeps it.
+pub(super) fn streaming<S>(messages: S, ended: Ended) -> Streaming<S::Item>
 where
     S: Stream<Item: Send + 'static> + Send + 'static,
 {
     let place = Place::default();
-    let body = Passing { messages, place: Arc::clone(&place), ended: ended.cancelled_owned() };
+    let body = Passing { messages, place: Arc::clone(&place), ended };
     Streaming::new_request(Taking { place }, body, None, None)
 }
 
@@ -41,8 +64,7 @@ pin_project! {
         #[pin]
         messages: S,
         place: Place<S::Item>,
-        #[pin]
-        ended: WaitForCancellationFutureOwned,
+        ended: Ended,
     }
 }
 
@@ -81,6 +103,41 @@ impl<M: Send + 'static> Decoder for Taking<M> {
     }
 }
 
+pin_project! {
+    /// The body of a request that is reset, not ended, when the call has ended. Without this, a call whose stream of
+    /// requests is still open would go on: hyper sends while there is a body to send, and receives while a task that
+    /// the module left behind still reads.
+    pub(super) struct Resetting {
+        #[pin]
+        body: tonic::body::Body,
+        ended: Ended,
+    }
+}
+
+impl Resetting {
+    pub(super) fn new(body: tonic::body::Body, ended: Ended) -> Self {
+        Self { body, ended }
+    }
+}
+
+impl Body for Resetting {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        if this.ended.poll(cx).is_ready() {
+            // The reason that hyper writes into the reset: what gRPC calls CANCELLED.
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
+        this.body.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::{StreamExt as _, stream};
@@ -93,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_arrive_in_order_and_then_the_end() {
-        let ended = CancellationToken::new();
+        let (_ongoing, ended) = ongoing();
         let streaming = streaming(stream::iter((0..200).map(Opaque)), ended);
         let seen: Vec<Opaque> = streaming.map(Result::unwrap).collect().await;
         assert_eq!(seen, (0..200).map(Opaque).collect::<Vec<_>>());
@@ -101,10 +158,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_ended_ends_the_stream() {
-        let ended = CancellationToken::new();
-        let mut streaming = streaming(stream::iter([Opaque(1)]).chain(stream::pending()), ended.clone());
+        let (ongoing, ended) = ongoing();
+        let mut streaming = streaming(stream::iter([Opaque(1)]).chain(stream::pending()), ended);
         assert_eq!(streaming.message().await.unwrap(), Some(Opaque(1)));
-        ended.cancel();
+        drop(ongoing);
         assert_eq!(streaming.message().await.unwrap(), None);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     error::Error as _,
-    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,16 +10,18 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Request, Response, Status, client::Grpc, codec::Codec, codegen::tokio_stream::Stream, metadata::MetadataMap,
+    Code, Request, Response, Status, body::Body, client::Grpc, codec::Codec, codegen::tokio_stream::Stream,
+    metadata::MetadataMap,
 };
 
 use super::{
-    deadline, guard, passed,
+    deadline,
+    guard::Guarded,
+    passed::{self, Ended},
     scope::Scope,
     slot::{self, Remote, Slot, Target},
-    streaming::{Progress, Streaming},
+    streaming::{LocalStream, Streaming},
     wire,
 };
 use crate::{BoxError, status::CallError};
@@ -67,17 +68,16 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        let target = self.slot.target().await?;
-        let deadline = enter(&mut request);
+        let call = self.enter(path, &mut request)?;
+        let target = call.target().await?;
         if let Some(service) = local::<L>(&target) {
-            return self.run(path, deadline, direct(service, request)).await;
+            return call.run(|| direct(service, request)).await;
         }
-        write_deadline(deadline, &mut request);
-        let unary = |mut grpc: Grpc<Transport>| async move {
-            grpc.ready().await.map_err(unready)?;
+        call.over_wire(&target, request, None, async move |mut grpc, request| {
+            grpc.ready().await.map_err(Status::from_error)?;
             grpc.unary(request, PathAndQuery::from_static(path), codec).await
-        };
-        self.over_wire(&target, deadline, unary).await
+        })
+        .await
     }
 
     /// One request, a stream of responses.
@@ -99,19 +99,17 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        let target = self.slot.target().await?;
-        let deadline = enter(&mut request);
+        let call = self.enter(path, &mut request)?;
+        let target = call.target().await?;
         if let Some(service) = local::<L>(&target) {
-            let response = self.run(path, deadline, direct(service, request)).await?;
-            return Ok(response.map(|stream| self.streaming(path, deadline, stream, None)));
+            let response = call.run(|| direct(service, request)).await?;
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.timer, None)));
         }
-        write_deadline(deadline, &mut request);
-        let server_stream = |mut grpc: Grpc<Transport>| async move {
-            grpc.ready().await.map_err(unready)?;
+        let response = call.over_wire(&target, request, None, async move |mut grpc, request| {
+            grpc.ready().await.map_err(Status::from_error)?;
             grpc.server_streaming(request, PathAndQuery::from_static(path), codec).await
-        };
-        let response = self.over_wire(&target, deadline, server_stream).await?;
-        Ok(response.map(|stream| Streaming::wire(stream, deadline)))
+        });
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.timer, None)))
     }
 
     /// A stream of requests, one response.
@@ -133,20 +131,18 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = S::Item, Decode = Res> + Send + 'static,
     {
-        let target = self.slot.target().await?;
-        let deadline = enter(&mut request);
+        let call = self.enter(path, &mut request)?;
+        let target = call.target().await?;
+        let (_ongoing, ended) = passed::ongoing();
         if let Some(service) = local::<L>(&target) {
-            let ended = CancellationToken::new();
-            let _ended = ended.clone().drop_guard();
             let request = request.map(|messages| passed::streaming(messages, ended));
-            return self.run(path, deadline, direct(service, request)).await;
+            return call.run(|| direct(service, request)).await;
         }
-        write_deadline(deadline, &mut request);
-        let client_stream = |mut grpc: Grpc<Transport>| async move {
-            grpc.ready().await.map_err(unready)?;
+        call.over_wire(&target, request, Some(ended), async move |mut grpc, request| {
+            grpc.ready().await.map_err(Status::from_error)?;
             grpc.client_streaming(request, PathAndQuery::from_static(path), codec).await
-        };
-        self.over_wire(&target, deadline, client_stream).await
+        })
+        .await
     }
 
     /// A stream of requests, a stream of responses.
@@ -168,91 +164,115 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = S::Item, Decode = Res> + Send + 'static,
     {
-        let target = self.slot.target().await?;
-        let deadline = enter(&mut request);
+        let call = self.enter(path, &mut request)?;
+        let target = call.target().await?;
+        let (ongoing, ended) = passed::ongoing();
         if let Some(service) = local::<L>(&target) {
-            let ended = CancellationToken::new();
-            let ends = ended.clone().drop_guard();
             let request = request.map(|messages| passed::streaming(messages, ended));
-            let response = self.run(path, deadline, direct(service, request)).await?;
-            return Ok(response.map(|stream| self.streaming(path, deadline, stream, Some(ends))));
+            let response = call.run(|| direct(service, request)).await?;
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.timer, Some(ongoing))));
         }
-        write_deadline(deadline, &mut request);
-        let bidi = |mut grpc: Grpc<Transport>| async move {
-            grpc.ready().await.map_err(unready)?;
+        let response = call.over_wire(&target, request, Some(ended), async move |mut grpc, request| {
+            grpc.ready().await.map_err(Status::from_error)?;
             grpc.streaming(request, PathAndQuery::from_static(path), codec).await
-        };
-        let response = self.over_wire(&target, deadline, bidi).await?;
-        Ok(response.map(|stream| Streaming::wire(stream, deadline)))
+        });
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.timer, Some(ongoing))))
     }
 
-    /// Runs a call on the local trait: panics are caught, the deadline holds, and what would not cross a wire does not
-    /// cross here either.
+    /// What every call does first: it finds out its deadline, and drops what would not cross a wire. Extensions are
+    /// facts of one process, and never cross a call.
     #[inline]
-    async fn run<T>(
-        &self,
-        path: &'static str,
-        deadline: Option<Instant>,
-        mut call: CallFuture<'_, T>,
-    ) -> Result<Response<T>, Status> {
-        let slot = &*self.slot;
-        let call = poll_fn(move |cx| guard::poll(slot, path, || call.as_mut().poll(cx)));
-        let answer = match deadline {
+    fn enter<T>(&self, path: &'static str, request: &mut Request<T>) -> Result<Call<'_>, CallError> {
+        request.extensions_mut().clear();
+        let metadata = request.metadata_mut();
+        let (scope, timer) = if metadata.is_empty() {
+            Scope::of_call(None)?
+        } else {
+            without_reserved(metadata);
+            Scope::of_call(metadata.get(deadline::HEADER).map(|timeout| timeout.as_encoded_bytes()))?
+        };
+        Ok(Call { slot: &self.slot, path, scope, timer })
+    }
+}
+
+/// One call of a handle.
+struct Call<'a> {
+    slot: &'a Arc<Slot>,
+    path: &'static str,
+    scope: Scope,
+    /// The deadline, where no outer call enforces it.
+    timer: Option<Instant>,
+}
+
+impl Call<'_> {
+    #[inline]
+    async fn target(&self) -> Result<Arc<Target>, CallError> {
+        let target = self.slot.target();
+        if !matches!(*target, Target::Starting) {
+            return Ok(target);
+        }
+        let started = Box::pin(self.slot.started());
+        match self.timer {
+            None => started.await,
+            Some(deadline) => deadline::enforce(deadline, started).await?,
+        }
+    }
+
+    /// Runs the call on the local trait.
+    #[inline]
+    async fn run<'s, T>(&self, make: impl FnOnce() -> CallFuture<'s, T>) -> Result<Response<T>, Status> {
+        let call = Guarded::start(self.slot, self.path, self.scope, make)?;
+        let answer = match self.timer {
             None => call.await?,
             // Boxed, so that calls without a deadline do not carry a timer's size.
-            Some(deadline) => Box::pin(timed(deadline, call)).await??,
+            Some(deadline) => Box::pin(deadline::enforce(deadline, call)).await??,
         };
         match answer {
             Ok(mut response) => {
                 response.extensions_mut().clear();
+                if !response.metadata().is_empty() {
+                    without_reserved(response.metadata_mut());
+                }
                 Ok(response)
             }
             Err(status) => Err(as_from_wire(status)),
         }
     }
 
-    fn streaming<T>(
-        &self,
-        path: &'static str,
-        deadline: Option<Instant>,
-        stream: BoxStream<T>,
-        ends: Option<tokio_util::sync::DropGuard>,
-    ) -> Streaming<T> {
-        Streaming::local(Progress::new(Arc::clone(&self.slot), path, deadline, ends), stream)
+    fn stream<T>(&self, stream: BoxStream<T>) -> LocalStream<T> {
+        LocalStream::new(Arc::clone(self.slot), self.path, self.scope, stream)
     }
 
-    /// Runs a call through a tonic client: in this process when the service is here, but can't be called directly.
-    async fn over_wire<T, F>(
+    /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.
+    async fn over_wire<Req, T, F>(
         &self,
         target: &Arc<Target>,
-        deadline: Option<Instant>,
-        call: impl FnOnce(Grpc<Transport>) -> F,
+        mut request: Request<Req>,
+        ended: Option<Ended>,
+        call: impl FnOnce(Grpc<Transport>, Request<Req>) -> F,
     ) -> Result<Response<T>, Status>
     where
-        F: Future<Output = Result<Response<T>, Status>> + Send,
-        T: Send,
+        F: Future<Output = Result<Response<T>, Status>>,
     {
-        let transport = match &**target {
-            Target::Local(_) => Transport::Local(Arc::clone(&self.slot)),
-            Target::Remote(remote) => Transport::Remote(remote.clone()),
+        let way = match &**target {
+            Target::Local(_) => Way::Local(Arc::clone(self.slot)),
+            Target::Remote(remote) => Way::Remote(remote.clone()),
             Target::Stopped | Target::Starting => return Err(CallError::Stopped(self.slot.module().clone()).into()),
         };
+        if let Some(deadline) = self.scope.deadline {
+            write_deadline(deadline, request.metadata_mut());
+        }
+        let transport = Transport { way, ended };
         // What comes from a module of the same program is trusted to have a reasonable size; the direct path has no
         // limit either.
-        let call = call(Grpc::new(transport).max_decoding_message_size(usize::MAX));
-        let mut response = match deadline {
+        let call = call(Grpc::new(transport).max_decoding_message_size(usize::MAX), request);
+        let mut response = match self.timer {
             None => Box::pin(call).await?,
-            Some(deadline) => Box::pin(timed(deadline, call)).await??,
+            Some(deadline) => Box::pin(deadline::enforce(deadline, call)).await?.map_err(late_not_cancelled)?,
         };
         response.extensions_mut().clear();
         Ok(response)
     }
-}
-
-/// Runs a call in a scope that has its deadline, until that deadline.
-async fn timed<F: Future>(deadline: Instant, call: F) -> Result<F::Output, CallError> {
-    let scope = Scope { deadline: Some(deadline), ..Scope::current() };
-    deadline::enforce(deadline, scope.around(call)).await
 }
 
 #[inline]
@@ -263,26 +283,22 @@ fn local<L: ?Sized + 'static>(target: &Target) -> Option<&L> {
     }
 }
 
-/// What every call does first. Extensions are facts of one process: they never cross a call.
-#[inline]
-fn enter<T>(request: &mut Request<T>) -> Option<Instant> {
-    request.extensions_mut().clear();
-    let metadata = request.metadata();
-    let timeout = if metadata.is_empty() { None } else { metadata.get(deadline::HEADER) };
-    deadline::of(timeout.map(|timeout| timeout.as_encoded_bytes()))
+/// Removes the keys that are gRPC's own: on a wire they are never the caller's or the module's.
+fn without_reserved(metadata: &mut MetadataMap) {
+    for key in ["te", "content-type", "grpc-status", "grpc-message", "grpc-message-type"] {
+        metadata.remove(key);
+    }
 }
 
-fn write_deadline<T>(deadline: Option<Instant>, request: &mut Request<T>) {
-    if let Some(deadline) = deadline {
-        let mut headers = std::mem::take(request.metadata_mut()).into_headers();
-        deadline::write(deadline, &mut headers);
-        *request.metadata_mut() = MetadataMap::from_headers(headers);
-    }
+fn write_deadline(deadline: Instant, metadata: &mut MetadataMap) {
+    let mut headers = std::mem::take(metadata).into_headers();
+    deadline::write(deadline, &mut headers);
+    *metadata = MetadataMap::from_headers(headers);
 }
 
 /// A status as it would arrive over a wire: without the error that caused it, and with a code that says "error".
 #[cold]
-fn as_from_wire(status: Status) -> Status {
+pub(super) fn as_from_wire(status: Status) -> Status {
     if status.code() == Code::Ok {
         return CallError::ErrorWithoutCode.into();
     }
@@ -293,13 +309,26 @@ fn as_from_wire(status: Status) -> Status {
     Status::with_details_and_metadata(status.code(), status.message(), details, status.metadata().clone())
 }
 
-fn unready(error: BoxError) -> Status {
-    Status::from_error(error)
+/// tonic's channel enforces the deadline as well, and calls it CANCELLED when it is the first to.
+fn late_not_cancelled(status: Status) -> Status {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return CallError::DeadlineExceeded.into();
+        }
+        cause = error.source();
+    }
+    status
 }
 
-/// What a handle's tonic client sends its requests to.
-#[derive(Clone)]
-pub(crate) enum Transport {
+/// What a handle's tonic client sends its request to.
+struct Transport {
+    way: Way,
+    /// Of the one call that it is made for, if that has a stream of requests.
+    ended: Option<Ended>,
+}
+
+enum Way {
     Local(Arc<Slot>),
     Remote(Remote),
 }
@@ -310,19 +339,23 @@ impl tower::Service<slot::Request> for Transport {
     type Future = BoxFuture<'static, Result<slot::Response, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match self {
-            Self::Local(_) => Poll::Ready(Ok(())),
-            Self::Remote(remote) => remote.poll_ready(cx),
+        match &mut self.way {
+            Way::Local(_) => Poll::Ready(Ok(())),
+            Way::Remote(remote) => remote.poll_ready(cx),
         }
     }
 
     fn call(&mut self, request: slot::Request) -> Self::Future {
-        match self {
-            Self::Local(slot) => {
+        let request = match self.ended.take() {
+            Some(ended) => request.map(|body| Body::new(passed::Resetting::new(body, ended))),
+            None => request,
+        };
+        match &mut self.way {
+            Way::Local(slot) => {
                 let slot = Arc::clone(slot);
                 Box::pin(async move { Ok(wire::serve_here(slot, request).await) })
             }
-            Self::Remote(remote) => remote.call(request),
+            Way::Remote(remote) => remote.call(request),
         }
     }
 }

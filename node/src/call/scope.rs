@@ -9,27 +9,54 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::module::Starting;
+use super::deadline;
+use crate::{module::Starting, status::CallError};
+
+/// How deep calls within this process may nest. They share one stack, and to overflow it would end the process; a
+/// program that means to go this deep has a loop.
+const MAX_DEPTH: u8 = 64;
 
 /// The facts that are in force while a piece of a call is polled. Copied, so that it costs no reference count.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Scope {
-    /// When the call that is being served must have ended.
+    /// When the call that is being served must have ended. Whoever entered the scope sees to that.
     pub(crate) deadline: Option<Instant>,
+    /// How many calls this one is nested in.
+    depth: u8,
     /// The module whose factory is running.
     pub(crate) starting: Option<Starting>,
 }
 
 thread_local! {
-    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, starting: None }) };
+    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, depth: 0, starting: None }) };
 }
 
 impl Scope {
+    #[inline]
     pub(crate) fn current() -> Self {
         CURRENT.get()
     }
 
+    /// The scope of a call made in this one, and the deadline to enforce on it: none, where an outer call ends it in
+    /// time.
+    #[inline]
+    pub(crate) fn of_call(timeout: Option<&[u8]>) -> Result<(Self, Option<Instant>), CallError> {
+        let outer = Self::current();
+        if outer.depth >= MAX_DEPTH {
+            return Err(CallError::TooDeep(MAX_DEPTH));
+        }
+        let deadline = deadline::of(timeout, outer.deadline);
+        let own = deadline.filter(|_| deadline != outer.deadline);
+        Ok((Self { deadline, depth: outer.depth + 1, ..outer }, own))
+    }
+
+    /// The scope of a module's factory.
+    pub(crate) fn of_start(starting: Starting) -> Self {
+        Self { starting: Some(starting), ..Self::default() }
+    }
+
     /// Runs `body` in this scope; a panic restores the outer one too.
+    #[inline]
     pub(crate) fn enter<T>(self, body: impl FnOnce() -> T) -> T {
         struct Restore(Scope);
         impl Drop for Restore {

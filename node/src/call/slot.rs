@@ -26,6 +26,7 @@ pub(crate) type Remote = BoxCloneSyncService<Request, Response, BoxError>;
 pub(crate) struct Slot {
     service: String,
     module: Arc<ModuleFacts>,
+    built_in: bool,
     target: ArcSwap<Target>,
     changed: Notify,
     /// Who waits for whom while the node starts.
@@ -113,7 +114,8 @@ impl Slot {
     /// A service of the node's own, such as health.
     pub(crate) fn built_in(service: &str, wire: Box<dyn Wire>) -> Self {
         let module = ModuleFacts::new(ModuleName::node());
-        Self::with(service.to_owned(), module, Arc::default(), Target::Local(Local::new(None, wire)))
+        let target = Target::Local(Local::new(None, wire));
+        Self { built_in: true, ..Self::with(service.to_owned(), module, Arc::default(), target) }
     }
 
     pub(crate) fn remote(service: &str, remote: Remote) -> Self {
@@ -122,11 +124,15 @@ impl Slot {
     }
 
     fn with(service: String, module: Arc<ModuleFacts>, waits: Arc<Waits>, target: Target) -> Self {
-        Self { service, module, target: ArcSwap::from_pointee(target), changed: Notify::new(), waits }
+        Self { service, module, built_in: false, target: ArcSwap::from_pointee(target), changed: Notify::new(), waits }
     }
 
     pub(crate) fn service(&self) -> &str {
         &self.service
+    }
+
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.built_in
     }
 
     pub(crate) fn module(&self) -> &ModuleName {
@@ -138,21 +144,18 @@ impl Slot {
         self.changed.notify_waiters();
     }
 
-    /// Where a call goes now. Waits while the module starts.
+    /// Where a call goes now.
+    #[inline]
+    pub(crate) fn target(&self) -> Arc<Target> {
+        self.target.load_full()
+    }
+
+    /// Where a call goes once the module has started.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
-    #[inline]
-    pub(crate) async fn target(&self) -> Result<Arc<Target>, CallError> {
-        let target = self.target.load_full();
-        match *target {
-            Target::Starting => Box::pin(self.started()).await,
-            _ => Ok(target),
-        }
-    }
-
     #[cold]
-    async fn started(&self) -> Result<Arc<Target>, CallError> {
+    pub(crate) async fn started(&self) -> Result<Arc<Target>, CallError> {
         // From within a factory this wait is an edge between two modules, and a circle of edges would never end.
         let _edge = self.waits.wait(Scope::current().starting, self.module())?;
         loop {

@@ -9,10 +9,15 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::DropGuard;
-use tonic::{Status, codegen::tokio_stream::Stream};
+use tonic::{Code, Status, codegen::tokio_stream::Stream};
 
-use super::{guard, route::BoxStream, scope::Scope, slot::Slot};
+use super::{
+    guard,
+    passed::Ongoing,
+    route::{BoxStream, as_from_wire},
+    scope::Scope,
+    slot::Slot,
+};
 use crate::status::CallError;
 
 /// Responses of a call, from a module in this process or from another node.
@@ -20,39 +25,55 @@ use crate::status::CallError;
 /// Dropping it ends the call. The call's deadline holds for it too, which a stock tonic client does not see to.
 pub struct Streaming<T> {
     source: Source<T>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Ends the stream of requests, if there is one, with the call.
+    ongoing: Option<Ongoing>,
 }
 
 enum Source<T> {
-    Local(Progress, BoxStream<T>),
+    Local(LocalStream<T>),
     Wire(Box<tonic::Streaming<T>>),
     /// The end, or an error, was given; the module's stream is gone.
     Ended,
 }
 
-/// A call in this process that has answered with a stream.
-pub(super) struct Progress {
+/// A module's stream: polled and dropped under guard.
+pub(super) struct LocalStream<T> {
     slot: Arc<Slot>,
     path: &'static str,
     scope: Scope,
-    /// Ends the stream of requests, if there is one, with the call.
-    _ends: Option<DropGuard>,
+    stream: Option<BoxStream<T>>,
 }
 
-impl Progress {
-    pub(super) fn new(slot: Arc<Slot>, path: &'static str, deadline: Option<Instant>, ends: Option<DropGuard>) -> Self {
-        Self { slot, path, scope: Scope { deadline, ..Scope::current() }, _ends: ends }
+impl<T> LocalStream<T> {
+    pub(super) fn new(slot: Arc<Slot>, path: &'static str, scope: Scope, stream: BoxStream<T>) -> Self {
+        Self { slot, path, scope, stream: Some(stream) }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        match guard::run(&self.slot, self.path, self.scope, || stream.as_mut().poll_next(cx)) {
+            // A stream that ends with an error of code OK ends, as it would on a wire.
+            Ok(Poll::Ready(Some(Err(status)))) if status.code() == Code::Ok => Poll::Ready(None),
+            Ok(next) => next.map_err(as_from_wire),
+            Err(panic) => Poll::Ready(Some(Err(panic.into()))),
+        }
+    }
+}
+
+impl<T> Drop for LocalStream<T> {
+    fn drop(&mut self) {
+        guard::discard(&self.slot, self.path, self.stream.take());
     }
 }
 
 impl<T> Streaming<T> {
-    pub(super) fn local(progress: Progress, stream: BoxStream<T>) -> Self {
-        let deadline = progress.scope.deadline;
-        Self { source: Source::Local(progress, stream), deadline: deadline.map(timer) }
+    pub(super) fn local(stream: LocalStream<T>, deadline: Option<Instant>, ongoing: Option<Ongoing>) -> Self {
+        Self { source: Source::Local(stream), timer: deadline.map(timer), ongoing }
     }
 
-    pub(super) fn wire(stream: tonic::Streaming<T>, deadline: Option<Instant>) -> Self {
-        Self { source: Source::Wire(Box::new(stream)), deadline: deadline.map(timer) }
+    pub(super) fn wire(stream: tonic::Streaming<T>, deadline: Option<Instant>, ongoing: Option<Ongoing>) -> Self {
+        Self { source: Source::Wire(Box::new(stream)), timer: deadline.map(timer), ongoing }
     }
 
     /// The next message; `None` at the end.
@@ -70,33 +91,22 @@ fn timer(deadline: Instant) -> Pin<Box<Sleep>> {
     Box::pin(tokio::time::sleep_until(deadline))
 }
 
-impl<T> Source<T> {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
-        match self {
-            Self::Local(Progress { slot, path, scope, .. }, stream) => {
-                let next = || scope.enter(|| stream.as_mut().poll_next(cx));
-                guard::poll(slot, path, next).map(|next| next.unwrap_or_else(|panic| Some(Err(panic.into()))))
-            }
-            Self::Wire(stream) => Pin::new(&mut **stream).poll_next(cx),
-            Self::Ended => Poll::Ready(None),
-        }
-    }
-}
-
 impl<T> Stream for Streaming<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { source, deadline } = &mut *self;
-        let expired = deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+        let Self { source, timer, ongoing } = &mut *self;
+        let expired = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
         let next = match source {
             Source::Ended => return Poll::Ready(None),
             _ if expired => Poll::Ready(Some(Err(CallError::DeadlineExceeded.into()))),
-            _ => source.poll_next(cx),
+            Source::Local(stream) => stream.poll_next(cx),
+            Source::Wire(stream) => Pin::new(&mut **stream).poll_next(cx),
         };
         if let Poll::Ready(None | Some(Err(_))) = next {
             *source = Source::Ended;
-            *deadline = None;
+            *timer = None;
+            *ongoing = None;
         }
         next
     }

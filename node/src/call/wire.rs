@@ -1,7 +1,6 @@
 //! A call as a gRPC request, served by a tonic server in this process or passed on to another node.
 
 use std::{
-    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,7 +16,9 @@ use tonic::{Status, body::Body};
 use tower::ServiceExt as _;
 
 use super::{
-    deadline, guard,
+    deadline,
+    guard::{self, Guarded},
+    passed::{self, Ongoing},
     scope::Scope,
     slot::{Request, Response, Slot, Target, Wire},
 };
@@ -36,83 +37,82 @@ pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Respons
 
 /// Serves a request: with its deadline, for the body of the response too, and with panics caught.
 ///
-/// Gives a response in any case. Dropping the future, or the response's body, ends the call.
+/// Gives a response in any case. Dropping the future, or the response's body, ends the call, and with it the stream of
+/// requests, wherever the module keeps that.
 pub(crate) async fn serve(slot: Arc<Slot>, request: Request, in_flight: Option<InFlight>) -> Response {
-    let deadline = deadline::of(request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes));
-    let scope = Scope { deadline, ..Scope::current() };
+    let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
+    let (scope, timer) = match Scope::of_call(timeout) {
+        Ok(entered) => entered,
+        Err(error) => return Status::from(error).into_http(),
+    };
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let (ongoing, ended) = passed::ongoing();
+    let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let answer = match deadline {
-        None => answer(&slot, path.path(), request).await,
-        Some(deadline) => {
-            let answer = scope.around(answer(&slot, path.path(), request));
-            Box::pin(deadline::enforce(deadline, answer)).await.unwrap_or_else(|late| Err(late.into()))
-        }
+    let answer = answer(&slot, path.path(), scope, request);
+    let answer = match timer {
+        None => answer.await,
+        Some(deadline) => Box::pin(deadline::enforce(deadline, answer)).await.unwrap_or_else(|late| Err(late.into())),
     };
     match answer {
-        Ok(response) => response.map(|body| Body::new(CallBody::new(body, slot, path, scope, in_flight))),
+        Ok(response) => response.map(|body| {
+            let body = Some(body);
+            Body::new(CallBody {
+                body,
+                slot,
+                path,
+                scope,
+                timer: None,
+                begun: false,
+                _ongoing: ongoing,
+                _in_flight: in_flight,
+            })
+        }),
         Err(status) => status.into_http(),
     }
 }
 
-async fn answer(slot: &Arc<Slot>, path: &str, mut request: Request) -> Result<Response, Status> {
-    let target = slot.target().await?;
-    let mut call: BoxFuture<'static, _> = match &*target {
-        Target::Local(local) => return local_answer(slot, path, || local.call(request)).await,
+async fn answer(slot: &Arc<Slot>, path: &str, scope: Scope, mut request: Request) -> Result<Response, Status> {
+    let mut target = slot.target();
+    if let Target::Starting = *target {
+        target = slot.started().await?;
+    }
+    match &*target {
+        Target::Local(local) => {
+            let answer = Guarded::start(slot, path, scope, || local.call(request))?.await?;
+            answer.map_err(|error| match Status::try_from_error(error) {
+                Ok(status) => status,
+                Err(error) => {
+                    let error = crate::status::with_causes(&*error);
+                    CallError::Service { module: slot.module().clone(), error }.into()
+                }
+            })
+        }
         Target::Remote(remote) => {
-            if let Some(deadline) = Scope::current().deadline {
+            if let Some(deadline) = scope.deadline {
                 deadline::write(deadline, request.headers_mut());
             }
-            Box::pin(remote.clone().oneshot(request))
+            remote.clone().oneshot(request).await.map_err(Status::from_error)
         }
-        Target::Stopped | Target::Starting => return Err(CallError::Stopped(slot.module().clone()).into()),
-    };
-    call.as_mut().await.map_err(Status::from_error)
-}
-
-async fn local_answer(
-    slot: &Arc<Slot>,
-    path: &str,
-    call: impl FnOnce() -> BoxFuture<'static, Result<Response, BoxError>>,
-) -> Result<Response, Status> {
-    let mut call = Some(call);
-    let mut running = None;
-    let answer = poll_fn(|cx| {
-        guard::poll(slot, path, || {
-            // Making the future runs code of the service too.
-            if let Some(call) = call.take() {
-                running = Some(call());
-            }
-            running.as_mut().expect("made above").as_mut().poll(cx)
-        })
-    });
-    answer.await?.map_err(|error| match Status::try_from_error(error) {
-        Ok(status) => status,
-        Err(error) => {
-            let error = crate::status::with_causes(&*error);
-            CallError::Service { module: slot.module().clone(), error }.into()
-        }
-    })
+        Target::Stopped | Target::Starting => Err(CallError::Stopped(slot.module().clone()).into()),
+    }
 }
 
 /// The body of a response, with what holds for the whole of a call.
 struct CallBody {
-    body: Body,
+    /// The module's; `None` once it was cut off.
+    body: Option<Body>,
     slot: Arc<Slot>,
     path: PathAndQuery,
     scope: Scope,
     timer: Option<Pin<Box<Sleep>>>,
     begun: bool,
-    ended: bool,
+    _ongoing: Ongoing,
     _in_flight: Option<InFlight>,
 }
 
 impl CallBody {
-    fn new(body: Body, slot: Arc<Slot>, path: PathAndQuery, scope: Scope, in_flight: Option<InFlight>) -> Self {
-        Self { body, slot, path, scope, timer: None, begun: false, ended: false, _in_flight: in_flight }
-    }
-
     /// Whether a stream that always has a next message has gone on for too long.
     fn late(&mut self) -> bool {
         // The message of a unary call is there when the body is first polled: no need for a clock then.
@@ -129,8 +129,7 @@ impl CallBody {
 
     /// Ends a stream in the middle, with a status in its trailers.
     fn cut(&mut self, error: CallError) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.ended = true;
-        self.body = Body::empty();
+        guard::discard(&self.slot, self.path.path(), self.body.take());
         let mut trailers = http::HeaderMap::new();
         let written = Status::from(error).add_header(&mut trailers);
         Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
@@ -143,28 +142,30 @@ impl http_body::Body for CallBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        if this.late() {
+        if this.body.is_some() && this.late() {
             return this.cut(CallError::DeadlineExceeded);
         }
-        let frame =
-            guard::poll(&this.slot, this.path.path(), || this.scope.enter(|| Pin::new(&mut this.body).poll_frame(cx)));
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = guard::run(&this.slot, this.path.path(), this.scope, || Pin::new(body).poll_frame(cx));
         match frame {
-            Poll::Ready(Ok(frame)) => Poll::Ready(frame),
-            Poll::Ready(Err(panic)) => this.cut(panic),
-            Poll::Pending if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
-            Poll::Pending => Poll::Pending,
+            Ok(Poll::Pending) if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
+            Ok(frame) => frame,
+            Err(panic) => this.cut(panic),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for CallBody {
+    fn drop(&mut self) {
+        guard::discard(&self.slot, self.path.path(), self.body.take());
     }
 }
 

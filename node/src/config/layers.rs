@@ -70,6 +70,8 @@ impl fmt::Display for Origin {
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     origins: BTreeMap<String, Origin>,
+    /// Values as they were written in the environment or a flag, where they may have been meant as text.
+    texts: BTreeMap<String, String>,
 }
 
 impl Layers {
@@ -136,34 +138,68 @@ impl Layers {
                 _ => return Err(ConfigError::Unknown { origin, key: key.to_owned(), suggestion: None }),
             };
         }
-        at.insert(last.to_owned(), parse(text));
+        let value = parse(text);
         // What a lower layer said about keys below this one no longer holds.
         let below = format!("{key}.");
         self.origins.retain(|known, _| !known.starts_with(&below));
+        if let Value::Table(table) = &value {
+            self.origins.extend(flatten(table).into_iter().map(|(inner, _)| (join(key, &inner), origin.clone())));
+        }
         self.origins.insert(key.to_owned(), origin);
+        self.texts.insert(key.to_owned(), text.to_owned());
+        at.insert(last.to_owned(), value);
         Ok(())
     }
 
-    /// Where a key was set, or the nearest table around it that was set as a whole.
+    /// Where a value was set.
     pub(super) fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
+    /// Where to look for a fault at a key: at it, at what was set in it, or at what it was set in.
     fn nearest_origin(&self, key: &str) -> Origin {
+        // An element of an array is where the array is.
+        let key = key.split('[').next().unwrap_or_default();
+        // Of keys in a table, those set last are the likeliest to be at fault.
+        let strength = |origin: &Origin| match origin {
+            Origin::Default => 0,
+            Origin::File(..) => 1,
+            Origin::Environment(_) => 2,
+            Origin::Flag(_) => 3,
+        };
+        let below = format!("{key}.");
+        let set = self.origins.iter().filter(|(known, _)| *known == key || known.starts_with(&below));
+        if let Some((_, origin)) = set.max_by_key(|(known, origin)| (strength(origin), *known == key)) {
+            return origin.clone();
+        }
         let mut at = key;
-        loop {
-            if let Some(origin) = self.origins.get(at) {
+        while let Some((up, _)) = at.rsplit_once('.') {
+            if let Some(origin) = self.origins.get(up) {
                 return origin.clone();
             }
-            match at.rsplit_once('.') {
-                Some((up, _)) => at = up,
-                None => break,
-            }
+            at = up;
         }
-        // A table that only its keys were set in: the first of them.
-        let below = format!("{key}.");
-        let first = self.origins.iter().find(|(known, _)| known.starts_with(&below));
-        first.map_or(Origin::Default, |(_, origin)| origin.clone())
+        Origin::Default
+    }
+
+    /// Puts text in the place of a value that came from the environment or a flag and was read as something else:
+    /// `12345678` may be a password. Says whether it did.
+    pub(super) fn as_text(&self, prefix: &str, key: &str, table: &mut Table) -> bool {
+        let Some(text) = self.texts.get(&join(prefix, key)) else { return false };
+        let mut parts: Vec<&str> = key.split('.').collect();
+        let Some(last) = parts.pop() else { return false };
+        let mut at = table;
+        for part in parts {
+            let Some(Value::Table(inner)) = at.get_mut(part) else { return false };
+            at = inner;
+        }
+        match at.get_mut(last) {
+            Some(value) if !value.is_str() => {
+                *value = Value::String(text.clone());
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn value_error(&self, key: &str, value: Option<&Value>, problem: String) -> ConfigError {
@@ -172,7 +208,7 @@ impl Layers {
     }
 
     pub(super) fn fault(&self, prefix: &str, fault: Fault) -> ConfigError {
-        self.value_error(&join(prefix, &fault.key), None, fault.problem)
+        self.value_error(&join(prefix, &fault.key), fault.value.as_ref(), fault.problem)
     }
 
     /// A key that nothing reads, with the known one that it looks like.

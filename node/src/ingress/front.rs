@@ -12,10 +12,7 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer, ExposeHeaders};
 
-use crate::{
-    call::{serve, table::Table},
-    id::ModuleName,
-};
+use crate::call::{serve, table::Table};
 
 type Web = Cors<GrpcWebService<Calls>>;
 
@@ -29,7 +26,7 @@ pub(crate) struct Front {
 impl Front {
     /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
     pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>) -> Self {
-        let calls = Calls { table, in_flight: TaskTracker::new(), node: ModuleName::node() };
+        let calls = Calls { table, in_flight: TaskTracker::new() };
         let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
         Self { calls, web }
     }
@@ -118,7 +115,6 @@ fn cors(origins: &[String]) -> CorsLayer {
 struct Calls {
     table: Arc<Table>,
     in_flight: TaskTracker,
-    node: ModuleName,
 }
 
 impl tower::Service<Request<Body>> for Calls {
@@ -141,7 +137,7 @@ impl Calls {
             Ok(slot) => Arc::clone(slot),
             Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
         };
-        let in_flight = (*slot.module() != self.node).then(|| self.in_flight.token());
+        let in_flight = (!slot.is_built_in()).then(|| self.in_flight.token());
         Box::pin(async move { Ok(serve(slot, request, in_flight).await) })
     }
 }

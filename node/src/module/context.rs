@@ -1,6 +1,6 @@
 //! What a module is given.
 
-use std::{fmt, ops::Deref, panic::AssertUnwindSafe};
+use std::{fmt, ops::Deref, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio_util::{
@@ -13,9 +13,9 @@ use crate::{call::Channel, id::ModuleName};
 /// A module's own configuration: the table `[modules.NAME]` of the application's file, with what the environment and
 /// flags set over it. A parameter of the module's factory.
 ///
-/// `T` needs `Default` (the values of keys that nobody sets), `Deserialize`, and `Serialize` for `APP config`, which
-/// prints it: keep what must not be printed in a [`Secret`](crate::Secret). A key that `T` does not have is an error
-/// at start, also without serde's `deny_unknown_fields`.
+/// `T` needs `Deserialize`, and `Serialize` for `APP config`, which prints it: keep what must not be printed in a
+/// [`Secret`](crate::Secret). What keys have that nobody sets is for serde to say: `#[serde(default)]` on the type. A
+/// key that `T` does not have is an error at start, with or without serde's `deny_unknown_fields`.
 #[derive(Debug, Clone)]
 pub struct Config<T>(T);
 
@@ -84,6 +84,12 @@ impl Context {
         });
     }
 
+    /// Waits until the node begins to stop. Calls in flight may still finish, but those that never end by themselves,
+    /// such as a subscription, should end now: they would use up the time that the others have.
+    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
+        self.tasks.draining.cancelled()
+    }
+
     /// Waits until the module should end: calls in flight have finished, and no more will come.
     pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
         self.tasks.stopping.cancelled()
@@ -100,6 +106,7 @@ impl fmt::Debug for Context {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
+    draining: CancellationToken,
     stopping: CancellationToken,
     end: CancellationToken,
 }
@@ -109,16 +116,23 @@ impl Tasks {
         self.end.clone().drop_guard()
     }
 
-    /// Asks the tasks to end, waits for them until the deadline, and drops those that are left. Returns how many.
-    pub(crate) async fn stop(&self, deadline: tokio::time::Instant) -> usize {
+    /// Tells whoever asks that the node begins to stop.
+    pub(crate) fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Asks the tasks to end, waits for them for so long, and drops those that are left. Returns how many.
+    pub(crate) async fn stop(&self, grace: Duration) -> usize {
+        self.draining.cancel();
         self.stopping.cancel();
         self.tracker.close();
-        if tokio::time::timeout_at(deadline, self.tracker.wait()).await.is_ok() {
+        if tokio::time::timeout(grace, self.tracker.wait()).await.is_ok() {
             return 0;
         }
         let left = self.tracker.len();
         self.end.cancel();
-        self.tracker.wait().await;
+        // One that never yields can't be dropped; it ends with the process.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
         left
     }
 }

@@ -35,8 +35,8 @@ pub struct Supply {
 /// Something that a factory may have as a parameter: a generated handle, [`Config`], [`Context`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be a parameter of a module's factory",
-    note = "a factory takes generated handles (`CartHandle`), `outpost::Config<T>` where T: Default + Serialize + \
-            Deserialize + Clone, and `outpost::Context`"
+    note = "a factory takes generated handles (`CartHandle`), `outpost::Config<T>` where T: Serialize + Deserialize + \
+            Clone, and `outpost::Context`"
 )]
 pub trait Parameter: Sized + Send {
     #[doc(hidden)]
@@ -66,7 +66,7 @@ impl Parameter for Context {
 
 impl<T> Parameter for Config<T>
 where
-    T: Default + Serialize + DeserializeOwned + Clone + Send + 'static,
+    T: Serialize + DeserializeOwned + Clone + Send + 'static,
 {
     fn declare(needs: &mut Needs) {
         needs.config = Some(ModuleConfig::of::<T>());

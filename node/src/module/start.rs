@@ -80,8 +80,14 @@ impl Waits {
         Ok(Some(Edge { waits: self, edge }))
     }
 
-    fn waited_for_by(&self, module: &ModuleName) -> Vec<ModuleName> {
-        self.state().graph().remove(module).unwrap_or_default().into_iter().collect()
+    /// Blames a factory that waits for nobody, where there is one: the others may only wait for that.
+    fn timeout(&self, unfinished: &[usize], limit: Duration) -> StartError {
+        let waits = self.state().graph();
+        let names = || unfinished.iter().map(|index| &self.names[*index]);
+        let blamed = names().find(|name| !waits.contains_key(*name)).or_else(|| names().next());
+        let module = blamed.cloned().unwrap_or_else(ModuleName::node);
+        let awaited_by = waits.iter().filter(|(_, to)| to.contains(&module)).map(|(from, _)| from.clone()).collect();
+        StartError::FactoryTimeout { module, limit, awaited_by }
     }
 
     async fn circle(&self) -> Vec<ModuleName> {
@@ -130,7 +136,7 @@ pub(crate) async fn start(
     let mut running = JoinSet::new();
     let mut indices = HashMap::new();
     for (index, (factory, supply)) in factories.into_iter().enumerate() {
-        let scope = Scope { starting: Some(Starting { index, node: waits.node }), deadline: None };
+        let scope = Scope::of_start(Starting { index, node: waits.node });
         let mut factory = Box::pin(async move { factory.build(supply).await });
         let limited = poll_fn(move |cx| limits.enter(|| factory.as_mut().poll(cx)));
         let task = running.spawn(scope.around(limited).map(move |services| (index, services)));
@@ -154,9 +160,7 @@ pub(crate) async fn start(
         done = tokio::time::timeout(limit, all) => match done {
             Ok(done) => done,
             Err(_) => {
-                let module = waits.names[unfinished[0]].clone();
-                let waits_for = waits.waited_for_by(&module);
-                Err(StartError::FactoryTimeout { module, limit, waits_for })
+                Err(waits.timeout(&unfinished, limit))
             }
         },
     }

@@ -60,7 +60,7 @@ fn add_handle(file: &mut File, service: &Service) {
     let Some(mut server) = Server::find(file, service) else { return };
     let names = Names {
         server_mod: server.module.ident.clone(),
-        handle_mod: format_ident!("{}_handle", server.module.ident.to_string().trim_end_matches("_server")),
+        handle_mod: handle_mod(&server.module.ident),
         server: format_ident!("{}Server", service.name),
         handle: format_ident!("{}", name(&service.name)),
         service_trait: format_ident!("{}", service.name),
@@ -77,6 +77,12 @@ fn add_handle(file: &mut File, service: &Service) {
     let (module, handle) = (&names.handle_mod, &names.handle);
     let re_export: Item = parse_quote! { pub use #module::#handle; };
     file.items.extend([Item::Mod(handle_mod), re_export]);
+}
+
+/// `cart_handle`, beside tonic's `cart_server` and `cart_client`.
+fn handle_mod(server_mod: &Ident) -> Ident {
+    let server_mod = server_mod.to_string();
+    format_ident!("{}_handle", server_mod.strip_suffix("_server").unwrap_or(&server_mod))
 }
 
 struct Names {
@@ -343,7 +349,7 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
     parse_quote! {
         /// Generated handle.
         pub mod #handle_mod {
-            #![allow(unused_variables, dead_code, missing_docs, deprecated, clippy::wildcard_imports)]
+            #![allow(unused_variables, dead_code, missing_docs, deprecated, clippy::wildcard_imports, clippy::missing_errors_doc)]
 
             #[doc = #local_docs]
             #[doc(hidden)]

@@ -42,13 +42,19 @@ pub fn compile(files: &[impl AsRef<Path>]) -> Result<(), Error> {
 /// Settings to compile with, for when [`compile`]'s defaults do not fit.
 #[must_use]
 pub fn configure() -> Builder {
-    Builder { includes: Vec::new(), tonic: tonic_prost_build::configure(), prost: prost_build::Config::new() }
+    Builder {
+        includes: Vec::new(),
+        out_dir: None,
+        tonic: tonic_prost_build::configure(),
+        prost: prost_build::Config::new(),
+    }
 }
 
 /// How to compile `.proto` files. Made by [`configure`].
 #[derive(Debug)]
 pub struct Builder {
     includes: Vec<PathBuf>,
+    out_dir: Option<PathBuf>,
     tonic: tonic_prost_build::Builder,
     prost: prost_build::Config,
 }
@@ -61,7 +67,15 @@ impl Builder {
         self
     }
 
-    /// Changes the settings of [`tonic_prost_build`]: extern paths, attributes, bytes and all others.
+    /// Writes the code into this folder, in place of cargo's `OUT_DIR`.
+    #[must_use]
+    pub fn out_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.out_dir = Some(folder.into());
+        self
+    }
+
+    /// Changes the settings of [`tonic_prost_build`]: extern paths, attributes, bytes and the like. Settings about files
+    /// and `protoc` have no effect: see [`Builder::out_dir`].
     ///
     /// ```no_run
     /// outpost_build::configure()
@@ -96,8 +110,12 @@ impl Builder {
         }
         handle_names_are_free(&descriptors)?;
 
-        let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?);
-        let packages: HashSet<&str> = descriptors.file.iter().map(FileDescriptorProto::package).collect();
+        let out_dir = match self.out_dir {
+            Some(folder) => folder,
+            None => PathBuf::from(std::env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?),
+        };
+        let with_services = descriptors.file.iter().filter(|file| !file.service.is_empty());
+        let packages: HashSet<&str> = with_services.map(FileDescriptorProto::package).collect();
         let embedded = without_comments(&descriptors).encode_to_vec();
         for package in packages {
             let path = out_dir.join(handle::descriptors_file(package));
@@ -108,6 +126,7 @@ impl Builder {
         self.prost.service_generator(Box::new(generator));
         // With neither side built, tonic leaves the generator alone that it would otherwise replace.
         self.tonic
+            .out_dir(&out_dir)
             .build_client(false)
             .build_server(false)
             .compile_fds_with_config(descriptors, self.prost)
@@ -193,15 +212,17 @@ fn located(error: &protox::Error, includes: &[PathBuf]) -> String {
 }
 
 fn handle_names_are_free(descriptors: &FileDescriptorSet) -> Result<(), Error> {
+    // prost turns `cart_handle` into `CartHandle`.
+    let folded = |name: &str| name.replace('_', "").to_ascii_lowercase();
     let mut types = HashSet::new();
     for file in &descriptors.file {
-        types.extend(file.message_type.iter().map(|message| (file.package(), message.name())));
-        types.extend(file.enum_type.iter().map(|kind| (file.package(), kind.name())));
+        types.extend(file.message_type.iter().map(|message| (file.package(), folded(message.name()))));
+        types.extend(file.enum_type.iter().map(|kind| (file.package(), folded(kind.name()))));
     }
     for file in &descriptors.file {
         for service in &file.service {
             let name = handle::name(service.name());
-            if types.contains(&(file.package(), name.as_str())) {
+            if types.contains(&(file.package(), folded(&name))) {
                 let (file, service) = (file.name().to_owned(), service.name().to_owned());
                 return Err(Error::NameTaken { file, name, service });
             }
@@ -217,4 +238,61 @@ fn without_comments(descriptors: &FileDescriptorSet) -> FileDescriptorSet {
         file.source_code_info = None;
     }
     stripped
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What compiling one file says.
+    fn error_of(proto: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("shop")).unwrap();
+        let file = folder.path().join("shop/cart.proto");
+        fs::write(&file, proto).unwrap();
+        let includes = [folder.path().to_owned()];
+        let error = match parse(&[&file], &includes) {
+            Err(error) => error,
+            Ok((descriptors, _)) => handle_names_are_free(&descriptors).unwrap_err(),
+        };
+        // The `Debug` is what cargo shows of a failed build script.
+        format!("{error:?}").replace(&*folder.path().to_string_lossy(), "DIR")
+    }
+
+    #[test]
+    fn a_fault_has_file_line_and_column() {
+        let text = error_of("syntax = \"proto3\";\nmessage Cart {\n  int32 lines 1;\n}\n");
+        assert!(text.starts_with("DIR/shop/cart.proto:3:15: "), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_type_has_its_place() {
+        let text = error_of("syntax = \"proto3\";\nmessage Cart {\n  Line line = 1;\n}\n");
+        assert!(text.starts_with("DIR/shop/cart.proto:3:3: ") && text.contains("Line"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_import_has_its_place() {
+        let text = error_of("syntax = \"proto3\";\nimport \"shop/line.proto\";\n");
+        assert!(text.starts_with("DIR/shop/cart.proto:2:1: ") && text.contains("shop/line.proto"), "{text}");
+    }
+
+    #[test]
+    fn a_message_named_like_a_handle_is_refused() {
+        let text = error_of("syntax = \"proto3\";\npackage shop;\nservice Cart {}\nmessage CartHandle {}\n");
+        assert_eq!(
+            text,
+            "shop/cart.proto: `CartHandle` has the name of the handle of service `Cart`; \
+             rename one of them, or compile them as two packages"
+        );
+    }
+
+    #[test]
+    fn imports_are_found_from_the_folder_proto_or_the_files_own() {
+        assert_eq!(default_includes(&["proto/shop/v1/cart.proto", "proto/a.proto"]), [Path::new("proto")]);
+        assert_eq!(default_includes(&["api/cart.proto"]), [Path::new("api")]);
+        assert_eq!(default_includes(&["cart.proto"]), [Path::new(".")]);
+    }
 }

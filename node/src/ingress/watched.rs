@@ -1,8 +1,12 @@
-//! Closes connections that say nothing.
+//! A client's connection: closed when it says nothing at first, and watched for whether anything is written to it.
 
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,22 +21,31 @@ use tokio::{
 const PREFACE: usize = 24;
 
 pin_project! {
-    /// A stream whose first 24 bytes must come in time. hyper has no such limit while it finds out which HTTP it is.
-    pub(super) struct Preface<S> {
+    /// A stream whose first 24 bytes must come in time: hyper has no such limit while it finds out which HTTP it is.
+    pub(super) struct Watched<S> {
         #[pin]
         stream: S,
         missing: usize,
         limit: Option<Pin<Box<Sleep>>>,
+        written: Arc<AtomicUsize>,
     }
 }
 
-impl<S> Preface<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, missing: PREFACE, limit: Some(Box::pin(tokio::time::sleep(limit))) }
+impl<S> Watched<S> {
+    /// `written` counts writes, of all connections together.
+    pub(super) fn new(stream: S, limit: Duration, written: Arc<AtomicUsize>) -> Self {
+        Self { stream, missing: PREFACE, limit: Some(Box::pin(tokio::time::sleep(limit))), written }
     }
 }
 
-impl<S: AsyncRead> AsyncRead for Preface<S> {
+fn counted(wrote: Poll<io::Result<usize>>, written: &AtomicUsize) -> Poll<io::Result<usize>> {
+    if let Poll::Ready(Ok(1..)) = wrote {
+        written.fetch_add(1, Ordering::Relaxed);
+    }
+    wrote
+}
+
+impl<S: AsyncRead> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
@@ -49,9 +62,10 @@ impl<S: AsyncRead> AsyncRead for Preface<S> {
     }
 }
 
-impl<S: AsyncWrite> AsyncWrite for Preface<S> {
+impl<S: AsyncWrite> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().stream.poll_write(cx, buf)
+        let this = self.project();
+        counted(this.stream.poll_write(cx, buf), this.written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -71,6 +85,7 @@ impl<S: AsyncWrite> AsyncWrite for Preface<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().stream.poll_write_vectored(cx, bufs)
+        let this = self.project();
+        counted(this.stream.poll_write_vectored(cx, bufs), this.written)
     }
 }

@@ -1,0 +1,146 @@
+//! Connections to servers.
+
+use std::{error::Error, fs, io, time::Duration};
+
+use tonic::{
+    Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use crate::{address::Address, args::TlsArgs, error::CliError};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// For the requests that the tool makes on its own; how long a user's call may take, the user says.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Nothing that speaks gRPC answers there.
+#[derive(Debug, thiserror::Error)]
+#[error("can't reach {address}: {cause}; {remedy}")]
+pub(crate) struct Unreachable {
+    pub(crate) address: Address,
+    pub(crate) cause: String,
+    pub(crate) remedy: String,
+}
+
+/// How the user may have come to an address, for the remedy when nothing answers there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum From {
+    /// `--node`, or its default.
+    Node,
+    /// `--address`.
+    Address,
+    /// What this node said its ingress is.
+    Ingress(Address),
+}
+
+/// Connects, or finds out why not, within 5 seconds.
+pub(crate) async fn connect(address: &Address, from: &From, tls: Option<&TlsArgs>) -> Result<Channel, CliError> {
+    let unreachable = |cause: String| {
+        let remedy = match cause.contains("certificate") {
+            true => "trust who signed it with --tls-ca, and if it is for another name, set that with --tls-name".into(),
+            false => remedy(address, from),
+        };
+        Unreachable { address: address.clone(), cause, remedy }
+    };
+    let endpoint = Endpoint::from_shared(address.uri())
+        .and_then(|endpoint| endpoint.user_agent(concat!("outpost/", env!("CARGO_PKG_VERSION"))))
+        .map_err(|error| unreachable(cause(&error)))?;
+    let mut endpoint = endpoint.connect_timeout(CONNECT_LIMIT);
+    if address.tls {
+        let config = client_tls(tls)?;
+        endpoint = endpoint.tls_config(config).map_err(|error| unreachable(cause(&error)))?;
+    }
+    match tokio::time::timeout(CONNECT_LIMIT, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(unreachable(cause(&error)).into()),
+        Err(_) => {
+            Err(unreachable(format!("no connection within {}", humantime::format_duration(CONNECT_LIMIT))).into())
+        }
+    }
+}
+
+fn client_tls(args: Option<&TlsArgs>) -> Result<ClientTlsConfig, CliError> {
+    let mut config = ClientTlsConfig::new();
+    config = match args.and_then(|args| args.tls_ca.as_ref()) {
+        None => config.with_native_roots(),
+        Some(path) => {
+            let pem = fs::read(path).map_err(|error| CliError::File { path: path.clone(), error })?;
+            config.ca_certificate(Certificate::from_pem(pem))
+        }
+    };
+    if let Some(name) = args.and_then(|args| args.tls_name.as_ref()) {
+        config = config.domain_name(name);
+    }
+    Ok(config)
+}
+
+fn remedy(address: &Address, from: &From) -> String {
+    let scheme = match address.tls {
+        true => "and does it speak TLS?",
+        false => "and does it speak gRPC without TLS (else use --tls)?",
+    };
+    match from {
+        From::Node if !address.is_loopback() => "an admin API listens on loopback only, so run this on the node's \
+             machine, or forward the port and set it with --node"
+            .to_owned(),
+        From::Node => {
+            "is the application running, and is its admin.listen this address? set another with --node".to_owned()
+        }
+        From::Address => format!("is this the --address of a gRPC server, {scheme}"),
+        From::Ingress(node) => format!(
+            "node {node} says that its ingress is there; if it has another address from here, set it with --address"
+        ),
+    }
+}
+
+/// If the status was not answered but made up here because the connection is of no use, says so.
+pub(crate) fn not_grpc(address: &Address, from: &From, status: &Status) -> Option<Unreachable> {
+    status.source().map(|error| Unreachable {
+        address: address.clone(),
+        cause: format!("it does not answer as a gRPC server ({})", cause(error)),
+        remedy: remedy(address, from),
+    })
+}
+
+/// The root of an error, on one line. The system's own words are what says most: "connection refused".
+pub(crate) fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        if deepest.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some()) {
+            break;
+        }
+        deepest = source;
+    }
+    let deepest = deepest.to_string();
+    let text = match deepest.rsplit_once(" (os error ") {
+        Some((text, _)) => text,
+        None => &deepest,
+    };
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) if characters.clone().next().is_some_and(char::is_lowercase) => {
+            first.to_lowercase().chain(characters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_what_the_system_said() {
+        let refused = io::Error::from_raw_os_error(111);
+        assert_eq!(cause(&refused), "connection refused");
+        assert_eq!(cause(&io::Error::other("DNS is down")), "DNS is down");
+    }
+
+    #[test]
+    fn a_remedy_fits_where_the_address_came_from() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        assert!(remedy(&address("127.0.0.1:1"), &From::Node).contains("admin.listen"));
+        assert!(remedy(&address("10.0.0.1:1"), &From::Node).contains("loopback only"));
+        assert!(remedy(&address("10.0.0.1:1"), &From::Ingress(address("127.0.0.1:1"))).contains("--address"));
+    }
+}

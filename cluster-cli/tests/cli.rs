@@ -1,0 +1,255 @@
+//! The built tool against the example shop, as a shell sees it: stdout, stderr and the exit code.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use outpost::{Node, Sources};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+    process::{Child, Command},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// Far beyond what anything here takes: only a hang gets there.
+const HANG: Duration = Duration::from_secs(60);
+
+struct Shop {
+    node: Node,
+}
+
+impl Shop {
+    async fn start() -> Self {
+        let sources = Sources::on_free_ports().set("modules.orders.step_ms", "1");
+        Self { node: shop::app().start(&sources).await.unwrap() }
+    }
+
+    fn admin(&self) -> String {
+        self.node.admin_address().unwrap().to_string()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = outpost(args);
+        command.env("OUTPOST_NODE", self.admin());
+        command
+    }
+
+    async fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).spawn().unwrap()).await
+    }
+
+    async fn run_with_stdin(&self, args: &[&str], stdin: &str) -> Ran {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).await.unwrap();
+        ran(child).await
+    }
+}
+
+fn outpost(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
+    command.args(args).env_remove("OUTPOST_NODE").kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[derive(Debug)]
+struct Ran {
+    out: String,
+    err: String,
+    code: Option<i32>,
+}
+
+impl Ran {
+    /// Its stdout, if all went well.
+    fn ok(self) -> String {
+        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
+        self.out
+    }
+
+    /// Its stderr, if it failed with this code.
+    fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.err
+    }
+}
+
+async fn ran(child: Child) -> Ran {
+    let output = tokio::time::timeout(HANG, child.wait_with_output()).await.expect("the tool hangs").unwrap();
+    Ran {
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+        code: output.status.code(),
+    }
+}
+
+#[tokio::test]
+async fn status_and_modules_tell_what_runs() {
+    let shop = Shop::start().await;
+    let status = shop.run(&["status"]).await.ok();
+    for fact in ["shop ", "serving", &shop.node.ingress_address().to_string(), &std::process::id().to_string()] {
+        assert!(status.contains(fact), "{fact} in\n{status}");
+    }
+    let json = shop.run(&["status", "-o", "json"]).await.ok();
+    assert!(json.contains("\"modules\": 10") && json.contains("\"panics\": 0"), "{json}");
+
+    let modules = shop.run(&["modules"]).await.ok();
+    assert!(modules.lines().any(|line| line.contains("shop.v1.Cart") && line.contains("running")), "{modules}");
+    assert!(shop.run(&["modules", "-o", "json"]).await.ok().contains("\"cycles\": []"));
+    assert!(shop.run(&["modules", "-o", "mermaid"]).await.ok().contains("m_cart --> m_catalog"));
+}
+
+#[tokio::test]
+async fn a_call_with_one_answer_prints_it() {
+    let shop = Shop::start().await;
+    let pretty = shop.run(&["call", "shop.v1.Catalog/Get", r#"{"product_id": "kettle"}"#]).await.ok();
+    assert!(pretty.contains("\n    \"id\": \"kettle\""), "{pretty}");
+    let ingress = shop.node.ingress_address().to_string();
+    let args = ["call", "Cart/Get", "-d", "-", "-o", "json", "--emit-defaults", "--address", &ingress];
+    assert_eq!(shop.run_with_stdin(&args, r#"{"userId": "ada"}"#).await.ok(), "{\"lines\":[]}\n");
+}
+
+#[tokio::test]
+async fn a_stream_of_answers_is_printed_one_a_line() {
+    let shop = Shop::start().await;
+    let order = r#"{"idempotency_key": "k", "user_id": "ada", "charge_id": "c", "tracking_id": "t"}"#;
+    let created = shop.run(&["call", "Orders/Create", order, "-o", "json"]).await.ok();
+    let id = created.split('"').find(|part| part.starts_with("ORDER-")).unwrap();
+    let watched = shop.run(&["call", "Orders/Watch", &format!(r#"{{"order_id": "{id}"}}"#), "-o", "json"]).await.ok();
+    assert!(watched.lines().all(|line| line.contains(id)), "{watched}");
+    assert!(watched.lines().last().unwrap().contains("ORDER_STATUS_DELIVERED"), "{watched}");
+}
+
+#[tokio::test]
+async fn a_stream_of_messages_is_sent_as_a_whole_or_not_at_all() {
+    let shop = Shop::start().await;
+    let review = |rating: &str| format!(r#"{{"review": {{"product_id": "mug", "user_id": "a", "rating": {rating}}}}}"#);
+    let (good, bad) = (format!("{}{}", review("5"), review("4")), format!("{}\n{}", review("5"), review("\"x\"")));
+
+    let broken = shop.run_with_stdin(&["call", "Reviews/Upload", "-d", "-"], &bad).await.failed(2);
+    assert!(broken.contains("bad JSON at line 2") && broken.contains("field `review.rating`"), "{broken}");
+    let list = ["call", "Reviews/List", r#"{"product_id": "mug"}"#, "-o", "json"];
+    assert_eq!(shop.run(&list).await.ok(), "{\"summary\":{}}\n");
+
+    let args = ["call", "Reviews/Upload", &good, "-o", "json"];
+    assert_eq!(shop.run(&args).await.ok(), "{\"summary\":{\"count\":2,\"averageRating\":4.5}}\n");
+}
+
+#[tokio::test]
+async fn a_chat_goes_back_and_forth() {
+    let shop = Shop::start().await;
+    let mut child =
+        shop.command(&["call", "Support/Chat", "-d", "-", "-o", "json"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Each message is sent only when the last was answered, as by a person.
+    for (text, answer) in [("hello", "Hello!"), ("can I return it?", "30 days"), ("thanks", "welcome")] {
+        stdin.write_all(format!("{{\"user_id\": \"ada\", \"text\": \"{text}\"}}\n").as_bytes()).await.unwrap();
+        let line = tokio::time::timeout(HANG, answers.next_line()).await.expect("no answer").unwrap().unwrap();
+        assert!(line.contains(answer), "{line}");
+    }
+    drop(stdin);
+    assert_eq!(ran(child).await.ok(), "");
+}
+
+#[tokio::test]
+async fn without_a_method_calls_are_listed_and_explained() {
+    let shop = Shop::start().await;
+    let all = shop.run(&["call"]).await.ok();
+    assert!(all.lines().any(|line| line.split_whitespace().eq([
+        "shop.v1.Orders/Watch",
+        "shop.v1.WatchRequest",
+        "stream",
+        "shop.v1.WatchResponse"
+    ])));
+    let orders = shop.run(&["call", "Orders"]).await.ok();
+    assert!(orders.contains("  {\"order_id\": \"text\"}\n  one of: order_id, idempotency_key\n"), "{orders}");
+}
+
+#[tokio::test]
+async fn errors_name_the_fault_and_have_their_exit_codes() {
+    let shop = Shop::start().await;
+    let ingress = shop.node.ingress_address().to_string();
+    let admin = shop.admin();
+    for (args, code, message) in [
+        (&["call", "Catalog/Get", r#"{"product_id": "nope"}"#][..], 1, "error: NOT_FOUND: "),
+        (&["call", "Health/Watch", "--timeout", "1ms"], 1, "DEADLINE_EXCEEDED"),
+        (&["status", "--node", &ingress], 1, "has no admin API"),
+        (&["call", "--address", &admin], 1, "has no server reflection"),
+        (&["call", "Catlog/Get"], 2, "did you mean `shop.v1.Catalog`?"),
+        (&["call", "Catalog/Gte"], 2, "did you mean `Get`?"),
+        (&["call", "Catalog/Get", r#"{"id": 1}"#], 2, "fields of `shop.v1.CatalogGetRequest` are product_id"),
+        (&["call", "Catalog/Get", r#"{"product_id": "#], 2, "bad JSON at line 1, column 15"),
+        (&["call", "Catalog/Get", "{}{}"], 2, "takes one message, and the input has 2"),
+        (&["call", "Catalog/Get", "-d", "@/no/such/file"], 2, "can't read /no/such/file: "),
+        (&["call", "Reviews/Upload"], 2, "takes a stream of messages"),
+        (&["call", "Catalog/Get", "-H", "no colon"], 2, "has no colon"),
+        (&["status", "--node", "localhost"], 2, "has no port"),
+        (&["stauts"], 2, "unrecognized subcommand"),
+    ] {
+        let err = shop.run(args).await.failed(code);
+        assert!(err.contains(message), "{args:?}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_there_or_not_grpc_is_said_to_be_unreachable() {
+    // Taken and given back, so that nothing listens there.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let err = ran(outpost(&["status", "--node", &nobody]).spawn().unwrap()).await.failed(4);
+    assert!(err.contains(&format!("can't reach {nobody}: connection refused; is the application running")), "{err}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
+    let err = ran(outpost(&["call", "--address", &address]).spawn().unwrap()).await.failed(4);
+    assert!(err.contains("does not answer as a gRPC server") && err.contains("--tls"), "{err}");
+}
+
+#[tokio::test]
+async fn reflection_of_the_old_name_will_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()
+        .unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let server = tonic::transport::Server::builder().add_service(reflection).add_service(health);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let args = ["call", "Health/Check", "--address", &address.to_string()];
+    let answer = ran(outpost(&args).spawn().unwrap()).await.ok();
+    assert_eq!(answer, "{\n  \"status\": \"SERVING\"\n}\n");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn ctrl_c_ends_a_call_at_once() {
+    let shop = Shop::start().await;
+    let mut child = shop.command(&["call", "Health/Watch", "-o", "json"]).spawn().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = tokio::time::timeout(HANG, answers.next_line()).await.expect("no answer").unwrap();
+    assert_eq!(first.as_deref(), Some("{\"status\":\"SERVING\"}"));
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    assert_eq!(ran(child).await.failed(130), "");
+}
+
+#[tokio::test]
+async fn a_reader_that_has_read_enough_is_no_failure() {
+    let shop = Shop::start().await;
+    // One fails to write, the other has nothing more to write and would wait for ever.
+    for args in [&["modules", "-o", "json"][..], &["call", "Health/Watch", "-o", "json"]] {
+        let mut child = shop.command(args).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(ran(child).await.ok(), "");
+    }
+}

@@ -1,0 +1,318 @@
+//! What a call costs, as ratios of medians from interleaved rounds of one run: absolute times depend on the machine.
+//!
+//! ```text
+//! cargo build --release -p shop && cargo bench -p outpost-tests --bench calls
+//! ```
+//!
+//! Prints Markdown. `-- --rounds N` sets the number of rounds (default 9), `-- --only local|ingress|idle` picks a part.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a benchmark reads the real clock, and what it prints is its product"
+)]
+
+use std::{
+    env,
+    hint::black_box,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cpu_time::ProcessTime;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use outpost::{App, BoxError, Node, Sources};
+use outpost_tests::v1::{
+    Answer, Ask, RelayHandle,
+    relay_client::RelayClient,
+    relay_server::{Relay, RelayServer},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint, Server},
+};
+
+struct Echo;
+
+#[tonic::async_trait]
+impl Relay for Echo {
+    async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
+        Ok(Response::new(Answer { payload: request.into_inner().payload, ..Answer::default() }))
+    }
+}
+
+/// What every call carries.
+fn ask() -> Ask {
+    Ask { payload: vec![7; 100], ..Ask::default() }
+}
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let value = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(at + 1).cloned()
+    };
+    if let Some(kind) = value("--serve") {
+        return serve(&kind);
+    }
+    let rounds = value("--rounds").map_or(9, |rounds| rounds.parse().expect("--rounds takes a number"));
+    let only = value("--only");
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    println!(
+        "Medians of {rounds} interleaved rounds, on {} cores.",
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
+    if wanted("local") {
+        local(rounds);
+    }
+    if wanted("ingress") {
+        ingress(rounds);
+    }
+    if wanted("idle") {
+        idle(rounds);
+    }
+}
+
+fn runtime(threads: usize) -> tokio::runtime::Runtime {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().expect("a runtime")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+async fn echo_node() -> Node {
+    let factory = || async { Ok::<_, BoxError>(RelayServer::new(Echo)) };
+    App::new("echo", "1").module("echo", factory).start(&Sources::on_free_ports()).await.expect("a node")
+}
+
+/// CPU nanoseconds a call, of the whole process.
+async fn cpu_of<F: Future>(calls: u32, call: impl Fn() -> F) -> f64 {
+    let begun = ProcessTime::now();
+    for _ in 0..calls {
+        black_box(call().await);
+    }
+    begun.elapsed().as_nanos() as f64 / f64::from(calls)
+}
+
+/// A handle's call of a local module, against the plain call and against tonic on loopback.
+fn local(rounds: usize) {
+    let rows = [
+        "plain call of the trait",
+        "handle, local module",
+        "stock client, in-process channel",
+        "stock client and server, loopback",
+    ];
+    let mut cpu: [Vec<f64>; 4] = Default::default();
+    runtime(1).block_on(async {
+        let node = echo_node().await;
+        let handle: RelayHandle = node.handle().expect("the module");
+        let plain: Arc<dyn Relay> = Arc::new(Echo);
+        let channel = RelayClient::new(node.channel());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server =
+            Server::builder().add_service(RelayServer::new(Echo)).serve_with_incoming(TcpListenerStream::new(listener));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { server.await.expect("the server runs") });
+        let socket = RelayClient::new(connect(address).await);
+        for round in 0..=rounds {
+            let measured = [
+                cpu_of(1_000_000, || plain.unary(Request::new(ask()))).await,
+                cpu_of(1_000_000, || handle.unary(ask())).await,
+                cpu_of(50_000, || {
+                    let mut channel = channel.clone();
+                    async move { channel.unary(ask()).await }
+                })
+                .await,
+                cpu_of(3_000, || {
+                    let mut socket = socket.clone();
+                    async move { socket.unary(ask()).await }
+                })
+                .await,
+            ];
+            // The first round warms up.
+            if round > 0 {
+                for (all, one) in cpu.iter_mut().zip(measured) {
+                    all.push(one);
+                }
+            }
+        }
+    });
+    let more = median(cpu[1].iter().zip(&cpu[0]).map(|(handle, plain)| handle - plain).collect());
+    let cheaper = median(cpu[3].iter().zip(&cpu[1]).map(|(socket, handle)| socket / handle).collect());
+    println!(
+        "\n### A local call (unary, 100 bytes, one task)\n\n| way | CPU ns a call | ratio to the plain call |\n|---|---|---|"
+    );
+    let medians = cpu.map(median);
+    for (row, value) in rows.iter().zip(medians) {
+        println!("| {row} | {value:.0} | {:.2} |", value / medians[0]);
+    }
+    println!(
+        "\nA handle costs {more:.0} ns more than the plain call, and is {cheaper:.0} times cheaper than loopback."
+    );
+}
+
+async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::try_from(format!("http://{address}"))
+        .expect("a URI")
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .expect("a connection")
+}
+
+/// A server in a process of its own, for [`ingress`]: prints its address.
+fn serve(kind: &str) {
+    runtime(2).block_on(async {
+        match kind {
+            "outpost" => {
+                let node = echo_node().await;
+                println!("{}", node.ingress_address());
+                std::future::pending::<()>().await;
+            }
+            "tonic" => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+                println!("{}", listener.local_addr().expect("an address"));
+                let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+                let server = Server::builder().add_service(RelayServer::new(Echo));
+                server.serve_with_incoming(incoming).await.expect("the server runs");
+            }
+            other => panic!("--serve takes outpost or tonic, not {other}"),
+        }
+    });
+}
+
+/// A process that ends with the benchmark.
+struct Process(Child);
+
+impl Process {
+    fn serve(kind: &str) -> (Self, SocketAddr) {
+        let mut child = Command::new(env::current_exe().expect("this program"))
+            .args(["--serve", kind])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the address");
+        (Self(child), line.trim().parse().expect("an address"))
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).expect("the process runs")
+    }
+
+    /// User and system time of all threads.
+    fn cpu(&self) -> Duration {
+        let stat = self.proc("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10) // Linux has 100 ticks a second here, whatever the kernel's own rate
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const IN_FLIGHT: usize = 64;
+
+/// Calls a server for a while; gives calls a second, and the server's CPU microseconds a call.
+async fn load(channel: &Channel, server: &Process, time: Duration) -> (f64, f64) {
+    let call = || {
+        let mut client = RelayClient::new(channel.clone());
+        async move { client.unary(ask()).await.expect("an answer") }
+    };
+    let (begun, cpu) = (Instant::now(), server.cpu());
+    let mut calls: FuturesUnordered<_> = (0..IN_FLIGHT).map(|_| call()).collect();
+    let mut done = 0_u32;
+    while begun.elapsed() < time {
+        calls.next().await;
+        done += 1;
+        calls.push(call());
+    }
+    while calls.next().await.is_some() {
+        done += 1;
+    }
+    let (elapsed, cpu) = (begun.elapsed(), server.cpu() - cpu);
+    (f64::from(done) / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / f64::from(done))
+}
+
+/// A request through the ingress to a local module, against a stock tonic server with the same service.
+fn ingress(rounds: usize) {
+    let mut measured: [Vec<(f64, f64)>; 2] = Default::default();
+    runtime(1).block_on(async {
+        let (tonic, outpost) = (Process::serve("tonic"), Process::serve("outpost"));
+        let servers = [(&tonic.0, connect(tonic.1).await), (&outpost.0, connect(outpost.1).await)];
+        for (server, channel) in &servers {
+            load(channel, server, Duration::from_millis(500)).await;
+        }
+        for round in 0..rounds {
+            // Who comes first changes each round.
+            for which in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+                let (server, channel) = &servers[which];
+                measured[which].push(load(channel, server, Duration::from_secs(2)).await);
+            }
+        }
+    });
+    let pairs: Vec<_> = measured[1].iter().zip(&measured[0]).collect();
+    let throughput = median(pairs.iter().map(|(outpost, tonic)| outpost.0 / tonic.0).collect());
+    let cpu = median(pairs.iter().map(|(outpost, tonic)| outpost.1 / tonic.1).collect());
+    println!("\n### A call through the ingress (unary, 100 bytes, {IN_FLIGHT} in flight on one connection)\n");
+    println!("| server | calls a second | server CPU us a call |\n|---|---|---|");
+    for (name, values) in ["stock tonic", "outpost ingress"].iter().zip(&measured) {
+        let (rate, cpu): (Vec<f64>, Vec<f64>) = values.iter().copied().unzip();
+        println!("| {name} | {:.0} | {:.1} |", median(rate), median(cpu));
+    }
+    println!("\nAgainst stock tonic: {throughput:.2} of its throughput, {cpu:.2} of its CPU a call.");
+}
+
+/// How long the shop takes to start, and what it holds in memory when nobody calls.
+fn idle(rounds: usize) {
+    let shop = shop_binary();
+    let (mut starts, mut sizes) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let child = Command::new(&shop)
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the shop starts");
+        let mut process = Process(child);
+        let log = BufReader::new(process.0.stderr.take().expect("it is piped"));
+        // The line is written once the ingress accepts connections.
+        let serving = log.lines().map_while(Result::ok).any(|line| line.contains("serving"));
+        assert!(serving, "the shop ended without serving");
+        starts.push(begun.elapsed().as_secs_f64() * 1e3);
+        sizes.push(process.resident_kib() as f64 / 1024.0);
+    }
+    println!("\n### The shop, idle\n\n| start to serving, ms | resident, MiB |\n|---|---|");
+    println!("| {:.0} | {:.1} |", median(starts), median(sizes));
+}
+
+fn shop_binary() -> PathBuf {
+    let here = env::current_exe().expect("this program");
+    let path = here.ancestors().nth(2).expect("target/release").join("shop");
+    assert!(path.is_file(), "{} is not there: run `cargo build --release -p shop` first", path.display());
+    path
+}

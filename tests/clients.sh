@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs the shop, and its clients in Python against it: one on generated stubs, one that knows only server reflection.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${OUTPOST_VENV:-target/python}
+if [ ! -x "$venv/bin/python" ]; then
+  python3 -m venv "$venv"
+fi
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r examples/shop/clients/python/requirements.txt
+
+cargo build --quiet -p shop
+log=$(mktemp)
+target/debug/shop --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --set log.format=json 2>"$log" &
+shop=$!
+trap 'kill "$shop" 2>/dev/null || true; rm -f "$log"' EXIT
+
+# The line is written once the shop accepts calls; `tail` ends with the shop.
+address=$(tail --pid="$shop" -n +1 -f "$log" | sed -un 's/.*"ingress":"\([^"]*\)".*/\1/p' | head -n 1)
+[ -n "$address" ] || { echo "the shop did not start:"; cat "$log"; exit 1; }
+
+for client in shop_client reflection_client; do
+  "$venv/bin/python" "examples/shop/clients/python/$client.py" --target "$address"
+done
+
+kill -TERM "$shop"
+wait "$shop"
+echo "the shop stopped with exit code 0"

@@ -1,0 +1,58 @@
+//! Rules of the house that a machine can check.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The code of a file, without its unit tests.
+fn code(path: &str) -> String {
+    let text = read(path);
+    text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn pure_cores_do_no_io() {
+    for file in ["node/src/module/program.rs", "node/src/id.rs", "proto/src/describe.rs"] {
+        let code = code(file);
+        for word in ["tokio", "tonic::", "Instant", "SystemTime", "async ", "std::fs", "std::net"] {
+            assert!(!code.contains(word), "{file} names `{word}`: I/O and time belong in the shell around it");
+        }
+    }
+}
+
+#[test]
+fn one_table_names_grpc_codes() {
+    for entry in fs::read_dir(root().join("node/src/module")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("Code::"), "{} names a gRPC code: add a variant to status.rs", path.display());
+    }
+}
+
+#[test]
+fn the_operators_tool_knows_only_the_wire_contract() {
+    let manifest = read("cluster-cli/Cargo.toml");
+    let dependencies = manifest.split("[dev-dependencies]").next().unwrap();
+    let names = |name: &str| dependencies.lines().any(|line| line.split([' ', '=', '.']).next() == Some(name));
+    assert!(names("outpost-proto"));
+    assert!(!names("outpost"), "cluster-cli depends on the node");
+}
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let loaded = outpost::App::new("app", "1").load(&outpost::Sources::default()).unwrap();
+    let page = read("docs/configuration.md");
+    for entry in loaded.entries() {
+        let row = format!("| `{}` | `{}` |", entry.key, entry.value);
+        assert!(page.contains(&row), "docs/configuration.md has no row that begins {row}");
+    }
+}
