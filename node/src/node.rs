@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -91,7 +91,7 @@ pub struct Stopped {
 pub struct NoService(&'static str);
 
 /// Tells the nodes of one process apart.
-static NODES: AtomicU64 = AtomicU64::new(0);
+static NODES: AtomicU32 = AtomicU32::new(0);
 
 impl Node {
     pub(crate) async fn start(app: App, program: Program, loaded: Loaded) -> Result<Self, StartError> {

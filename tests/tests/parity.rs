@@ -1,6 +1,7 @@
 //! INV-5, "same meaning everywhere": one scenario, run over every way that a call can take.
 //!
 //! What differs by design is tested at the end, and told in `docs/calls.md`.
+#![expect(clippy::unwrap_used, reason = "the helpers are tests too")]
 
 use std::{pin::Pin, sync::atomic::Ordering, time::Duration};
 

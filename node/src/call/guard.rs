@@ -4,7 +4,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use super::{scope::Scope, slot::Slot};
@@ -16,7 +16,12 @@ use crate::status::CallError;
 /// State that the module shares between calls is the module's to guard, as in any Rust server (a `Mutex` is poisoned).
 #[inline]
 pub(crate) fn run<T>(slot: &Slot, path: &str, scope: Scope, code: impl FnOnce() -> T) -> Result<T, CallError> {
-    scope.enter(|| catch_unwind(AssertUnwindSafe(code))).map_err(|panic| {
+    scope.enter(|| catch(slot, path, code))
+}
+
+#[inline]
+fn catch<T>(slot: &Slot, path: &str, code: impl FnOnce() -> T) -> Result<T, CallError> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
         slot.panicked(path, &text(&*panic));
         CallError::Panicked
     })
@@ -30,14 +35,17 @@ pub(crate) fn discard<T>(slot: &Slot, path: &str, value: T) {
 }
 
 /// A module's future: made, polled and dropped under guard.
-pub(crate) struct Guarded<'a, F> {
+///
+/// A response is large, and each time it is handed on it is copied: so it is left in a place, and taken from there once.
+pub(crate) struct Guarded<'a, F: Future> {
     slot: &'a Slot,
     path: &'a str,
     scope: Scope,
     future: Option<F>,
+    output: Option<F::Output>,
 }
 
-impl<'a, F> Guarded<'a, F> {
+impl<'a, F: Future> Guarded<'a, F> {
     #[inline]
     pub(crate) fn start(
         slot: &'a Slot,
@@ -45,27 +53,47 @@ impl<'a, F> Guarded<'a, F> {
         scope: Scope,
         make: impl FnOnce() -> F,
     ) -> Result<Self, CallError> {
-        let future = Some(run(slot, path, scope, make)?);
-        Ok(Self { slot, path, scope, future })
+        let future = Some(catch(slot, path, make)?);
+        Ok(Self { slot, path, scope, future, output: None })
+    }
+}
+
+// An output is never pinned.
+impl<F: Future + Unpin> Unpin for Guarded<'_, F> {}
+
+impl<F: Future + Unpin> Guarded<'_, F> {
+    /// Polls, and leaves what the future answers with in its place, to be taken or changed there.
+    #[inline]
+    pub(crate) fn poll_in_place(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Option<F::Output>, CallError>> {
+        let Self { slot, path, scope, future, output } = self;
+        let poll = || {
+            if let Some(running) = future {
+                match Pin::new(running).poll(cx) {
+                    Poll::Ready(done) => *output = Some(done),
+                    Poll::Pending => return false,
+                }
+                *future = None;
+            }
+            true
+        };
+        match run(slot, path, *scope, poll) {
+            Ok(false) => Poll::Pending,
+            Ok(true) => Poll::Ready(Ok(output)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
     }
 }
 
 impl<F: Future + Unpin> Future for Guarded<'_, F> {
     type Output = Result<F::Output, CallError>;
 
-    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let future = this.future.as_mut().expect("a future is not polled after its end");
-        match run(this.slot, this.path, this.scope, || Pin::new(future).poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
+        let place = ready!(self.poll_in_place(cx));
+        Poll::Ready(place.map(|place| place.take().expect("a future is not polled after its end")))
     }
 }
 
-impl<F> Drop for Guarded<'_, F> {
+impl<F: Future> Drop for Guarded<'_, F> {
     #[inline]
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {

@@ -2,14 +2,16 @@
 
 use std::{
     error::Error as _,
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use arc_swap::Guard;
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tonic::{
     Code, Request, Response, Status, body::Body, client::Grpc, codec::Codec, codegen::tokio_stream::Stream,
     metadata::MetadataMap,
@@ -32,6 +34,9 @@ pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Sta
 /// A response stream of a service in this process.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// A method of a service's local trait.
+type Method<L, Req, Res> = for<'a> fn(&'a L, Req) -> CallFuture<'a, Res>;
+
 /// Boxes a response stream: once a call, not once a message.
 pub fn box_stream<T>(stream: impl Stream<Item = Result<T, Status>> + Send + 'static) -> BoxStream<T> {
     Box::pin(stream)
@@ -48,36 +53,25 @@ impl Route {
         Self { slot }
     }
 
-    /// One request, one response.
+    /// Begins a call: finds out its deadline, drops what would not cross a wire, and looks where the service is.
+    /// Extensions are facts of one process, and never cross a call.
     ///
     /// # Errors
-    /// The module's status, or one of the framework's.
-    /// # Cancel safety
-    /// Dropping the future ends the call: the module's own future is dropped, here or at the other end.
+    /// A deadline that has passed, or calls that are nested too deep.
     #[inline]
-    pub async fn unary<L, Req, Res, C>(
-        &self,
-        path: &'static str,
-        mut request: Request<Req>,
-        codec: C,
-        direct: impl for<'a> FnOnce(&'a L, Request<Req>) -> CallFuture<'a, Res>,
-    ) -> Result<Response<Res>, Status>
-    where
-        L: ?Sized + 'static,
-        Req: Send + Sync + 'static,
-        Res: Send + Sync + 'static,
-        C: Codec<Encode = Req, Decode = Res> + Send + 'static,
-    {
-        let call = self.enter(path, &mut request)?;
-        let target = call.target().await?;
-        if let Some(service) = local::<L>(&target) {
-            return call.run(|| direct(service, request)).await;
+    pub fn begin<T>(&self, path: &'static str, request: &mut Request<T>) -> Result<Call<'_>, Status> {
+        request.extensions_mut().clear();
+        let metadata = request.metadata_mut();
+        let (scope, deadline) = if metadata.is_empty() {
+            Scope::of_call(None)?
+        } else {
+            without_reserved(metadata);
+            Scope::of_call(metadata.get(deadline::HEADER).map(|timeout| timeout.as_encoded_bytes()))?
+        };
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(CallError::DeadlineExceeded.into());
         }
-        call.over_wire(&target, request, None, async move |mut grpc, request| {
-            grpc.ready().await.map_err(Status::from_error)?;
-            grpc.unary(request, PathAndQuery::from_static(path), codec).await
-        })
-        .await
+        Ok(Call { slot: &self.slot, path, scope, deadline, target: self.slot.target() })
     }
 
     /// One request, a stream of responses.
@@ -91,7 +85,7 @@ impl Route {
         path: &'static str,
         mut request: Request<Req>,
         codec: C,
-        direct: impl for<'a> FnOnce(&'a L, Request<Req>) -> CallFuture<'a, BoxStream<Res>>,
+        direct: Method<L, Request<Req>, BoxStream<Res>>,
     ) -> Result<Response<Streaming<Res>>, Status>
     where
         L: ?Sized + 'static,
@@ -99,17 +93,16 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        let call = self.enter(path, &mut request)?;
-        let target = call.target().await?;
-        if let Some(service) = local::<L>(&target) {
-            let response = call.run(|| direct(service, request)).await?;
-            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.timer, None)));
+        let call = self.begin(path, &mut request)?;
+        if let Some(service) = call.local::<L>() {
+            let response = call.direct(|| direct(service, request)).await?;
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.deadline, None)));
         }
-        let response = call.over_wire(&target, request, None, async move |mut grpc, request| {
+        let response = call.over_wire(request, None, async move |mut grpc, request| {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.server_streaming(request, PathAndQuery::from_static(path), codec).await
         });
-        Ok(response.await?.map(|stream| Streaming::wire(stream, call.timer, None)))
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.deadline, None)))
     }
 
     /// A stream of requests, one response.
@@ -123,7 +116,7 @@ impl Route {
         path: &'static str,
         mut request: Request<S>,
         codec: C,
-        direct: impl for<'a> FnOnce(&'a L, Request<tonic::Streaming<S::Item>>) -> CallFuture<'a, Res>,
+        direct: Method<L, Request<tonic::Streaming<S::Item>>, Res>,
     ) -> Result<Response<Res>, Status>
     where
         L: ?Sized + 'static,
@@ -131,14 +124,13 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = S::Item, Decode = Res> + Send + 'static,
     {
-        let call = self.enter(path, &mut request)?;
-        let target = call.target().await?;
+        let call = self.begin(path, &mut request)?;
         let (_ongoing, ended) = passed::ongoing();
-        if let Some(service) = local::<L>(&target) {
+        if let Some(service) = call.local::<L>() {
             let request = request.map(|messages| passed::streaming(messages, ended));
-            return call.run(|| direct(service, request)).await;
+            return call.direct(|| direct(service, request)).await;
         }
-        call.over_wire(&target, request, Some(ended), async move |mut grpc, request| {
+        call.over_wire(request, Some(ended), async move |mut grpc, request| {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.client_streaming(request, PathAndQuery::from_static(path), codec).await
         })
@@ -156,7 +148,7 @@ impl Route {
         path: &'static str,
         mut request: Request<S>,
         codec: C,
-        direct: impl for<'a> FnOnce(&'a L, Request<tonic::Streaming<S::Item>>) -> CallFuture<'a, BoxStream<Res>>,
+        direct: Method<L, Request<tonic::Streaming<S::Item>>, BoxStream<Res>>,
     ) -> Result<Response<Streaming<Res>>, Status>
     where
         L: ?Sized + 'static,
@@ -164,79 +156,70 @@ impl Route {
         Res: Send + Sync + 'static,
         C: Codec<Encode = S::Item, Decode = Res> + Send + 'static,
     {
-        let call = self.enter(path, &mut request)?;
-        let target = call.target().await?;
+        let call = self.begin(path, &mut request)?;
         let (ongoing, ended) = passed::ongoing();
-        if let Some(service) = local::<L>(&target) {
+        if let Some(service) = call.local::<L>() {
             let request = request.map(|messages| passed::streaming(messages, ended));
-            let response = call.run(|| direct(service, request)).await?;
-            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.timer, Some(ongoing))));
+            let response = call.direct(|| direct(service, request)).await?;
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.deadline, Some(ongoing))));
         }
-        let response = call.over_wire(&target, request, Some(ended), async move |mut grpc, request| {
+        let response = call.over_wire(request, Some(ended), async move |mut grpc, request| {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.streaming(request, PathAndQuery::from_static(path), codec).await
         });
-        Ok(response.await?.map(|stream| Streaming::wire(stream, call.timer, Some(ongoing))))
-    }
-
-    /// What every call does first: it finds out its deadline, and drops what would not cross a wire. Extensions are
-    /// facts of one process, and never cross a call.
-    #[inline]
-    fn enter<T>(&self, path: &'static str, request: &mut Request<T>) -> Result<Call<'_>, CallError> {
-        request.extensions_mut().clear();
-        let metadata = request.metadata_mut();
-        let (scope, timer) = if metadata.is_empty() {
-            Scope::of_call(None)?
-        } else {
-            without_reserved(metadata);
-            Scope::of_call(metadata.get(deadline::HEADER).map(|timeout| timeout.as_encoded_bytes()))?
-        };
-        Ok(Call { slot: &self.slot, path, scope, timer })
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.deadline, Some(ongoing))))
     }
 }
 
-/// One call of a handle.
-struct Call<'a> {
+/// A call that a handle makes.
+#[derive(Debug)]
+pub struct Call<'a> {
     slot: &'a Arc<Slot>,
     path: &'static str,
     scope: Scope,
     /// The deadline, where no outer call enforces it.
-    timer: Option<Instant>,
+    deadline: Option<Instant>,
+    target: Guard<Arc<Target>>,
 }
 
 impl Call<'_> {
+    /// The service's local trait, if the call can be made on that now.
     #[inline]
-    async fn target(&self) -> Result<Arc<Target>, CallError> {
-        let target = self.slot.target();
-        if !matches!(*target, Target::Starting) {
-            return Ok(target);
-        }
-        let started = Box::pin(self.slot.started());
-        match self.timer {
-            None => started.await,
-            Some(deadline) => deadline::enforce(deadline, started).await?,
+    #[must_use]
+    pub fn local<L: ?Sized + 'static>(&self) -> Option<&L> {
+        match &**self.target {
+            Target::Local(local) => local.direct::<L>(),
+            _ => None,
         }
     }
 
-    /// Runs the call on the local trait.
+    /// Makes the call on the local trait.
     #[inline]
-    async fn run<'s, T>(&self, make: impl FnOnce() -> CallFuture<'s, T>) -> Result<Response<T>, Status> {
-        let call = Guarded::start(self.slot, self.path, self.scope, make)?;
-        let answer = match self.timer {
-            None => call.await?,
-            // Boxed, so that calls without a deadline do not carry a timer's size.
-            Some(deadline) => Box::pin(deadline::enforce(deadline, call)).await??,
-        };
-        match answer {
-            Ok(mut response) => {
-                response.extensions_mut().clear();
-                if !response.metadata().is_empty() {
-                    without_reserved(response.metadata_mut());
-                }
-                Ok(response)
-            }
-            Err(status) => Err(as_from_wire(status)),
+    pub fn direct<'c, T>(&'c self, make: impl FnOnce() -> CallFuture<'c, T>) -> DirectCall<'c, T> {
+        let timer = self.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        match Guarded::start(self.slot, self.path, self.scope, make) {
+            Ok(call) => DirectCall { state: State::Running(call), timer },
+            Err(panic) => DirectCall { state: State::Panicked(panic), timer },
         }
+    }
+
+    /// Makes the call through a tonic client: the module is elsewhere, or behind an interceptor, or has yet to start.
+    ///
+    /// # Errors
+    /// The module's status, or one of the framework's.
+    pub async fn unary<Req, Res, C>(&self, request: Request<Req>, codec: C) -> Result<Response<Res>, Status>
+    where
+        Req: Send + Sync + 'static,
+        Res: Send + Sync + 'static,
+        C: Codec<Encode = Req, Decode = Res> + Send + 'static,
+    {
+        let path = PathAndQuery::from_static(self.path);
+        let call = self.over_wire(request, None, async move |mut grpc, request| {
+            grpc.ready().await.map_err(Status::from_error)?;
+            grpc.unary(request, path, codec).await
+        });
+        // Boxed, so that direct calls do not carry its size.
+        Box::pin(call).await
     }
 
     fn stream<T>(&self, stream: BoxStream<T>) -> LocalStream<T> {
@@ -246,7 +229,6 @@ impl Call<'_> {
     /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.
     async fn over_wire<Req, T, F>(
         &self,
-        target: &Arc<Target>,
         mut request: Request<Req>,
         ended: Option<Ended>,
         call: impl FnOnce(Grpc<Transport>, Request<Req>) -> F,
@@ -254,10 +236,9 @@ impl Call<'_> {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let way = match &**target {
-            Target::Local(_) => Way::Local(Arc::clone(self.slot)),
+        let way = match &**self.target {
             Target::Remote(remote) => Way::Remote(remote.clone()),
-            Target::Stopped | Target::Starting => return Err(CallError::Stopped(self.slot.module().clone()).into()),
+            Target::Local(_) | Target::Starting | Target::Stopped => Way::Local(Arc::clone(self.slot)),
         };
         if let Some(deadline) = self.scope.deadline {
             write_deadline(deadline, request.metadata_mut());
@@ -266,7 +247,7 @@ impl Call<'_> {
         // What comes from a module of the same program is trusted to have a reasonable size; the direct path has no
         // limit either.
         let call = call(Grpc::new(transport).max_decoding_message_size(usize::MAX), request);
-        let mut response = match self.timer {
+        let mut response = match self.deadline {
             None => Box::pin(call).await?,
             Some(deadline) => Box::pin(deadline::enforce(deadline, call)).await?.map_err(late_not_cancelled)?,
         };
@@ -275,11 +256,72 @@ impl Call<'_> {
     }
 }
 
-#[inline]
-fn local<L: ?Sized + 'static>(target: &Target) -> Option<&L> {
-    match target {
-        Target::Local(local) => local.direct::<L>(),
-        _ => None,
+/// A call on a service's local trait: panics are caught, the deadline holds, and what would not cross a wire does not
+/// cross here either. Dropping it ends the call.
+pub struct DirectCall<'a, T> {
+    state: State<'a, T>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+enum State<'a, T> {
+    Running(Guarded<'a, CallFuture<'a, T>>),
+    /// When it was made.
+    Panicked(CallError),
+    Ended,
+}
+
+impl<T> DirectCall<'_, T> {
+    #[cold]
+    fn fail(&mut self, error: CallError) -> Poll<Result<Response<T>, Status>> {
+        self.state = State::Ended;
+        Poll::Ready(Err(error.into()))
+    }
+}
+
+// A response is never pinned.
+impl<T> Unpin for DirectCall<'_, T> {}
+
+impl<T> Future for DirectCall<'_, T> {
+    type Output = Result<Response<T>, Status>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let call = match &mut this.state {
+            State::Running(call) => call,
+            State::Panicked(_) | State::Ended => match std::mem::replace(&mut this.state, State::Ended) {
+                State::Panicked(panic) => return this.fail(panic),
+                _ => panic!("a future is not polled after its end"),
+            },
+        };
+        let place = match call.poll_in_place(cx) {
+            Poll::Ready(Ok(place)) => place,
+            Poll::Ready(Err(panic)) => return this.fail(panic),
+            Poll::Pending => {
+                let late = this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+                return if late { this.fail(CallError::DeadlineExceeded) } else { Poll::Pending };
+            }
+        };
+        match place {
+            Some(Ok(response)) => {
+                response.extensions_mut().clear();
+                if !response.metadata().is_empty() {
+                    without_reserved(response.metadata_mut());
+                }
+            }
+            Some(Err(_)) => {
+                let answer = place.take();
+                return Poll::Ready(answer.expect("it is there").map_err(as_from_wire));
+            }
+            None => panic!("a future is not polled after its end"),
+        }
+        Poll::Ready(place.take().expect("it is there"))
+    }
+}
+
+impl<T> fmt::Debug for DirectCall<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectCall").finish_non_exhaustive()
     }
 }
 

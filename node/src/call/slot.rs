@@ -47,6 +47,7 @@ impl ModuleFacts {
 }
 
 /// Where calls to a service go.
+#[derive(Debug)]
 pub(crate) enum Target {
     /// Its factory has not answered yet: calls wait.
     Starting,
@@ -144,10 +145,10 @@ impl Slot {
         self.changed.notify_waiters();
     }
 
-    /// Where a call goes now.
+    /// Where a call goes now. Costs no reference count, unless very many are held.
     #[inline]
-    pub(crate) fn target(&self) -> Arc<Target> {
-        self.target.load_full()
+    pub(crate) fn target(&self) -> arc_swap::Guard<Arc<Target>> {
+        self.target.load()
     }
 
     /// Where a call goes once the module has started.
@@ -155,13 +156,13 @@ impl Slot {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     #[cold]
-    pub(crate) async fn started(&self) -> Result<Arc<Target>, CallError> {
+    pub(crate) async fn started(&self) -> Result<arc_swap::Guard<Arc<Target>>, CallError> {
         // From within a factory this wait is an edge between two modules, and a circle of edges would never end.
         let _edge = self.waits.wait(Scope::current().starting, self.module())?;
         loop {
             let changed = self.changed.notified();
-            let target = self.target.load_full();
-            if !matches!(*target, Target::Starting) {
+            let target = self.target();
+            if !matches!(**target, Target::Starting) {
                 return Ok(target);
             }
             changed.await;

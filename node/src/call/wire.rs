@@ -75,10 +75,10 @@ pub(crate) async fn serve(slot: Arc<Slot>, request: Request, in_flight: Option<I
 
 async fn answer(slot: &Arc<Slot>, path: &str, scope: Scope, mut request: Request) -> Result<Response, Status> {
     let mut target = slot.target();
-    if let Target::Starting = *target {
+    if let Target::Starting = **target {
         target = slot.started().await?;
     }
-    match &*target {
+    match &**target {
         Target::Local(local) => {
             let answer = Guarded::start(slot, path, scope, || local.call(request))?.await?;
             answer.map_err(|error| match Status::try_from_error(error) {

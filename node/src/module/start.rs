@@ -25,16 +25,16 @@ use crate::{
 /// copied with each poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Starting {
-    index: usize,
+    index: u32,
     /// Tells the nodes of one process apart.
-    node: u64,
+    node: u32,
 }
 
 /// Which factories wait for which modules. A circle of waits would never end; whoever would close it gets an error, and
 /// the start fails.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
-    node: u64,
+    node: u32,
     names: Vec<ModuleName>,
     state: Mutex<State>,
     circle_found: Notify,
@@ -59,14 +59,14 @@ impl State {
 
 impl Waits {
     /// `node` is a number that no other node of the process has.
-    pub(crate) fn new(node: u64, names: Vec<ModuleName>) -> Self {
+    pub(crate) fn new(node: u32, names: Vec<ModuleName>) -> Self {
         Self { node, names, ..Self::default() }
     }
 
     /// Notes that a factory waits for a module, until the guard is dropped.
     pub(crate) fn wait(&self, starting: Option<Starting>, module: &ModuleName) -> Result<Option<Edge<'_>>, CallError> {
         let Some(from) = starting.filter(|starting| starting.node == self.node) else { return Ok(None) };
-        let edge = (self.names[from.index].clone(), module.clone());
+        let edge = (self.names[from.index as usize].clone(), module.clone());
         let mut state = self.state();
         *state.waits.entry(edge.clone()).or_default() += 1;
         if let Some(circle) = path(&state.graph(), &edge.0, &edge.0) {
@@ -136,7 +136,7 @@ pub(crate) async fn start(
     let mut running = JoinSet::new();
     let mut indices = HashMap::new();
     for (index, (factory, supply)) in factories.into_iter().enumerate() {
-        let scope = Scope::of_start(Starting { index, node: waits.node });
+        let scope = Scope::of_start(Starting { index: index as u32, node: waits.node });
         let mut factory = Box::pin(async move { factory.build(supply).await });
         let limited = poll_fn(move |cx| limits.enter(|| factory.as_mut().poll(cx)));
         let task = running.spawn(scope.around(limited).map(move |services| (index, services)));

@@ -385,22 +385,40 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
     let deprecated = method.deprecated.then(|| quote! { #[deprecated] });
     let (by, into, argument) = if method.client_streams {
         (
-            if method.server_streams { "bidi" } else { "client_stream" },
+            Some(if method.server_streams { "bidi" } else { "client_stream" }),
             quote! { into_streaming_request },
             quote! { impl ::tonic::IntoStreamingRequest<Message = #request> },
         )
     } else {
         (
-            if method.server_streams { "server_stream" } else { "unary" },
+            method.server_streams.then_some("server_stream"),
             quote! { into_request },
             quote! { impl ::tonic::IntoRequest<#request> },
         )
     };
-    let by = format_ident!("{by}");
     let answer = if method.server_streams {
         quote! { ::outpost::Streaming<#response> }
     } else {
         quote! { #response }
+    };
+    let body = match by {
+        // A request and a response are large, so they are moved as few times as can be.
+        None => quote! {
+            let mut request = Some(request.into_request());
+            let call = self.route.begin(#path, request.as_mut().expect("it is there"))?;
+            match call.local::<dyn Local>() {
+                Some(service) => call.direct(|| service.#ident(request.take().expect("it is there"))).await,
+                None => call.unary(request.take().expect("it is there"), #codec).await,
+            }
+        },
+        Some(by) => {
+            let by = format_ident!("{by}");
+            quote! {
+                self.route
+                    .#by::<dyn Local, _, _, _>(#path, request.#into(), #codec, |service, request| service.#ident(request))
+                    .await
+            }
+        }
     };
     quote! {
         #(#docs)*
@@ -409,9 +427,7 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
             &self,
             request: #argument,
         ) -> ::std::result::Result<::tonic::Response<#answer>, ::tonic::Status> {
-            self.route
-                .#by::<dyn Local, _, _, _>(#path, request.#into(), #codec, |service, request| service.#ident(request))
-                .await
+            #body
         }
     }
 }
