@@ -187,11 +187,13 @@ fn serve(kind: &str) {
                 println!("{}", node.ingress_address());
                 std::future::pending::<()>().await;
             }
-            "tonic" => {
+            "tonic" | "tonic-keepalive" => {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 println!("{}", listener.local_addr().expect("an address"));
                 let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-                let server = Server::builder().add_service(RelayServer::new(Echo));
+                // What the ingress has by default, and tonic does not.
+                let keepalive = (kind == "tonic-keepalive").then_some(Duration::from_secs(10));
+                let server = Server::builder().http2_keepalive_interval(keepalive).add_service(RelayServer::new(Echo));
                 server.serve_with_incoming(incoming).await.expect("the server runs");
             }
             other => panic!("--serve takes outpost or tonic, not {other}"),
@@ -265,31 +267,34 @@ async fn load(channel: &Channel, server: &Process, time: Duration) -> (f64, f64)
 
 /// A request through the ingress to a local module, against a stock tonic server with the same service.
 fn ingress(rounds: usize) {
-    let mut measured: [Vec<(f64, f64)>; 2] = Default::default();
+    let kinds = ["tonic", "tonic-keepalive", "outpost"];
+    let names = ["stock tonic", "stock tonic, probing silent clients as the ingress does", "outpost ingress"];
+    let mut measured: [Vec<(f64, f64)>; 3] = Default::default();
     runtime(1).block_on(async {
-        let (tonic, outpost) = (Process::serve("tonic"), Process::serve("outpost"));
-        let servers = [(&tonic.0, connect(tonic.1).await), (&outpost.0, connect(outpost.1).await)];
-        for (server, channel) in &servers {
-            load(channel, server, Duration::from_millis(500)).await;
+        let mut servers = Vec::new();
+        for (process, address) in kinds.map(Process::serve) {
+            let channel = connect(address).await;
+            load(&channel, &process, Duration::from_millis(500)).await;
+            servers.push((process, channel));
         }
         for round in 0..rounds {
             // Who comes first changes each round.
-            for which in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-                let (server, channel) = &servers[which];
-                measured[which].push(load(channel, server, Duration::from_secs(2)).await);
+            for which in (0..servers.len()).map(|which| (which + round) % servers.len()) {
+                let (process, channel) = &servers[which];
+                measured[which].push(load(channel, process, Duration::from_secs(2)).await);
             }
         }
     });
-    let pairs: Vec<_> = measured[1].iter().zip(&measured[0]).collect();
-    let throughput = median(pairs.iter().map(|(outpost, tonic)| outpost.0 / tonic.0).collect());
-    let cpu = median(pairs.iter().map(|(outpost, tonic)| outpost.1 / tonic.1).collect());
+    let ratio = |part: fn(&(f64, f64)) -> f64, which: usize| {
+        median(measured[which].iter().zip(&measured[0]).map(|(this, stock)| part(this) / part(stock)).collect())
+    };
     println!("\n### A call through the ingress (unary, 100 bytes, {IN_FLIGHT} in flight on one connection)\n");
-    println!("| server | calls a second | server CPU us a call |\n|---|---|---|");
-    for (name, values) in ["stock tonic", "outpost ingress"].iter().zip(&measured) {
+    println!("| server | calls a second | ratio | server CPU us a call | ratio |\n|---|---|---|---|---|");
+    for (which, (name, values)) in names.iter().zip(&measured).enumerate() {
         let (rate, cpu): (Vec<f64>, Vec<f64>) = values.iter().copied().unzip();
-        println!("| {name} | {:.0} | {:.1} |", median(rate), median(cpu));
+        let (more, dearer) = (ratio(|(rate, _)| *rate, which), ratio(|(_, cpu)| *cpu, which));
+        println!("| {name} | {:.0} | {more:.2} | {:.1} | {dearer:.2} |", median(rate), median(cpu));
     }
-    println!("\nAgainst stock tonic: {throughput:.2} of its throughput, {cpu:.2} of its CPU a call.");
 }
 
 /// How long the shop takes to start, and what it holds in memory when nobody calls.

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use super::{scope::Scope, slot::Slot};
@@ -35,17 +35,14 @@ pub(crate) fn discard<T>(slot: &Slot, path: &str, value: T) {
 }
 
 /// A module's future: made, polled and dropped under guard.
-///
-/// A response is large, and each time it is handed on it is copied: so it is left in a place, and taken from there once.
-pub(crate) struct Guarded<'a, F: Future> {
+pub(crate) struct Guarded<'a, F> {
     slot: &'a Slot,
     path: &'a str,
     scope: Scope,
     future: Option<F>,
-    output: Option<F::Output>,
 }
 
-impl<'a, F: Future> Guarded<'a, F> {
+impl<'a, F> Guarded<'a, F> {
     #[inline]
     pub(crate) fn start(
         slot: &'a Slot,
@@ -54,33 +51,21 @@ impl<'a, F: Future> Guarded<'a, F> {
         make: impl FnOnce() -> F,
     ) -> Result<Self, CallError> {
         let future = Some(catch(slot, path, make)?);
-        Ok(Self { slot, path, scope, future, output: None })
+        Ok(Self { slot, path, scope, future })
     }
 }
 
-// An output is never pinned.
-impl<F: Future + Unpin> Unpin for Guarded<'_, F> {}
-
 impl<F: Future + Unpin> Guarded<'_, F> {
-    /// Polls, and leaves what the future answers with in its place, to be taken or changed there.
     #[inline]
-    pub(crate) fn poll_in_place(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Option<F::Output>, CallError>> {
-        let Self { slot, path, scope, future, output } = self;
-        let poll = || {
-            if let Some(running) = future {
-                match Pin::new(running).poll(cx) {
-                    Poll::Ready(done) => *output = Some(done),
-                    Poll::Pending => return false,
-                }
+    pub(crate) fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, CallError> {
+        let Self { slot, path, scope, future } = self;
+        run(slot, path, *scope, || {
+            let polled = Pin::new(future.as_mut().expect("a future is not polled after its end")).poll(cx);
+            if polled.is_ready() {
                 *future = None;
             }
-            true
-        };
-        match run(slot, path, *scope, poll) {
-            Ok(false) => Poll::Pending,
-            Ok(true) => Poll::Ready(Ok(output)),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
+            polled
+        })
     }
 }
 
@@ -88,12 +73,14 @@ impl<F: Future + Unpin> Future for Guarded<'_, F> {
     type Output = Result<F::Output, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let place = ready!(self.poll_in_place(cx));
-        Poll::Ready(place.map(|place| place.take().expect("a future is not polled after its end")))
+        match self.poll_guarded(cx) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
     }
 }
 
-impl<F: Future> Drop for Guarded<'_, F> {
+impl<F> Drop for Guarded<'_, F> {
     #[inline]
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {

@@ -43,8 +43,14 @@ pub(crate) fn ongoing() -> (Ongoing, Ended) {
 }
 
 impl Ended {
+    /// Whether the call has ended; wakes nobody.
+    fn has(&mut self) -> bool {
+        matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+    }
+
+    /// May be polled again when it was ready, unlike what it is made of.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx).map(|_| ())
+        if self.has() { Poll::Ready(()) } else { Pin::new(&mut self.0).poll(cx).map(|_| ()) }
     }
 }
 
@@ -126,11 +132,15 @@ impl Body for Resetting {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        if this.ended.poll(cx).is_ready() {
-            // The reason that hyper writes into the reset: what gRPC calls CANCELLED.
-            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        // A waker is registered only by a body that has to wait: that of a unary call mostly has not.
+        if !this.ended.has() {
+            let frame = this.body.poll_frame(cx).map_err(Into::into);
+            if frame.is_ready() || this.ended.poll(cx).is_pending() {
+                return frame;
+            }
         }
-        this.body.poll_frame(cx).map_err(Into::into)
+        // The reason that hyper writes into the reset: what gRPC calls CANCELLED.
+        Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -163,5 +173,6 @@ mod tests {
         assert_eq!(streaming.message().await.unwrap(), Some(Opaque(1)));
         drop(ongoing);
         assert_eq!(streaming.message().await.unwrap(), None);
+        assert_eq!(streaming.message().await.unwrap(), None, "and stays ended");
     }
 }

@@ -294,28 +294,24 @@ impl<T> Future for DirectCall<'_, T> {
                 _ => panic!("a future is not polled after its end"),
             },
         };
-        let place = match call.poll_in_place(cx) {
-            Poll::Ready(Ok(place)) => place,
-            Poll::Ready(Err(panic)) => return this.fail(panic),
-            Poll::Pending => {
-                let late = this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-                return if late { this.fail(CallError::DeadlineExceeded) } else { Poll::Pending };
-            }
+        let mut polled = match call.poll_guarded(cx) {
+            Ok(polled) => polled,
+            Err(panic) => return this.fail(panic),
         };
-        match place {
-            Some(Ok(response)) => {
+        match &mut polled {
+            Poll::Ready(Ok(response)) => {
                 response.extensions_mut().clear();
                 if !response.metadata().is_empty() {
                     without_reserved(response.metadata_mut());
                 }
+                polled
             }
-            Some(Err(_)) => {
-                let answer = place.take();
-                return Poll::Ready(answer.expect("it is there").map_err(as_from_wire));
+            Poll::Ready(Err(_)) => polled.map_err(as_from_wire),
+            Poll::Pending => {
+                let late = this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+                if late { this.fail(CallError::DeadlineExceeded) } else { Poll::Pending }
             }
-            None => panic!("a future is not polled after its end"),
         }
-        Poll::Ready(place.take().expect("it is there"))
     }
 }
 

@@ -402,13 +402,12 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
         quote! { #response }
     };
     let body = match by {
-        // A request and a response are large, so they are moved as few times as can be.
         None => quote! {
-            let mut request = Some(request.into_request());
-            let call = self.route.begin(#path, request.as_mut().expect("it is there"))?;
+            let mut request = request.into_request();
+            let call = self.route.begin(#path, &mut request)?;
             match call.local::<dyn Local>() {
-                Some(service) => call.direct(|| service.#ident(request.take().expect("it is there"))).await,
-                None => call.unary(request.take().expect("it is there"), #codec).await,
+                Some(service) => call.direct(|| service.#ident(request)).await,
+                None => call.unary(request, #codec).await,
             }
         },
         Some(by) => {
