@@ -15,8 +15,13 @@ target/debug/shop --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --set log.form
 shop=$!
 trap 'kill "$shop" 2>/dev/null || true; rm -f "$log"' EXIT
 
-# The line is written once the shop accepts calls; `tail` ends with the shop.
-address=$(tail --pid="$shop" -n +1 -f "$log" | sed -un 's/.*"ingress":"\([^"]*\)".*/\1/p' | head -n 1)
+# The line is written once the shop accepts calls.
+address=
+for _ in $(seq 300); do
+  address=$(sed -n 's/.*"ingress":"\([^"]*\)".*/\1/p' "$log" | head -n 1)
+  if [ -n "$address" ] || ! kill -0 "$shop" 2>/dev/null; then break; fi
+  sleep 0.1
+done
 [ -n "$address" ] || { echo "the shop did not start:"; cat "$log"; exit 1; }
 
 for client in shop_client reflection_client; do

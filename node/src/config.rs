@@ -317,6 +317,11 @@ impl Loaded {
         }
     }
 
+    /// Where a setting was set.
+    pub(crate) fn origin(&self, key: &str) -> String {
+        self.entries.iter().find(|entry| entry.key == key).map_or_else(String::new, |entry| entry.origin.clone())
+    }
+
     /// Every setting in force, with where it came from.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

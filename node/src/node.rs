@@ -95,11 +95,13 @@ static NODES: AtomicU32 = AtomicU32::new(0);
 
 impl Node {
     pub(crate) async fn start(app: App, program: Program, loaded: Loaded) -> Result<Self, StartError> {
-        let Loaded { settings, modules: mut configs, .. } = loaded;
+        let origin = |key: &'static str| (key, loaded.origin(key));
         // Addresses and certificates first: cheap, and what is most often wrong.
-        let tls = settings.ingress.tls.as_ref().map(acceptor).transpose()?;
-        let ingress = Bound::to(settings.ingress.listen, "ingress.listen")?;
-        let admin = settings.admin.enabled.then(|| Bound::to(settings.admin.listen, "admin.listen")).transpose()?;
+        let Settings { ingress, admin, .. } = &loaded.settings;
+        let tls = ingress.tls.as_ref().map(acceptor).transpose()?;
+        let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
+        let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
+        let Loaded { settings, modules: mut configs, .. } = loaded;
 
         let waits = Arc::new(Waits::new(NODES.fetch_add(1, Ordering::Relaxed), program.names.clone()));
         let facts = Arc::new(Facts::new(&app, &program));
@@ -141,9 +143,9 @@ impl Node {
         }
         let origins = settings.ingress.grpc_web.then_some(settings.ingress.grpc_web_origins.as_slice());
         let front = Front::new(Arc::clone(&served), origins);
-        let ingress = Server::start(ingress.listen()?, tls, front.clone(), &settings.ingress);
+        let ingress = Server::start(listen.listen()?, tls, front.clone(), &settings.ingress);
         facts.serving(&ingress, front.calls().clone(), settings.ingress.tls.is_some());
-        let admin = match admin {
+        let admin = match admin_listen {
             Some(bound) => {
                 let api = Slot::built_in(ADMIN, Box::new(Tonic(admin_api::server(Arc::clone(&facts)))));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
@@ -217,11 +219,12 @@ const ADMIN: &str = "outpost.admin.v1.Admin";
 struct Bound {
     socket: TcpSocket,
     address: Listen,
-    key: &'static str,
+    setting: (&'static str, String),
 }
 
 impl Bound {
-    fn to(address: Listen, key: &'static str) -> Result<Self, StartError> {
+    /// `setting` is the key that holds the address, and where that was set.
+    fn to(address: Listen, setting: (&'static str, String)) -> Result<Self, StartError> {
         let bind = || {
             let socket = if address.address().is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // Connections of a process that has just ended do not keep the port.
@@ -229,23 +232,25 @@ impl Bound {
             socket.bind(address.address())?;
             Ok(socket)
         };
-        let socket = bind().map_err(|error| refused(address, key, error))?;
-        Ok(Self { socket, address, key })
+        match bind() {
+            Ok(socket) => Ok(Self { socket, address, setting }),
+            Err(error) => Err(refused(address, setting, error)),
+        }
     }
 
     fn listen(self) -> Result<TcpListener, StartError> {
-        self.socket.listen(1024).map_err(|error| refused(self.address, self.key, error))
+        self.socket.listen(1024).map_err(|error| refused(self.address, self.setting, error))
     }
 }
 
-fn refused(address: Listen, key: &'static str, error: io::Error) -> StartError {
+fn refused(address: Listen, (key, origin): (&'static str, String), error: io::Error) -> StartError {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "end the program that uses it, or choose another port (0 is any free one)",
         io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
         io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or run with the right to use this one",
         _ => "choose another address",
     };
-    StartError::Listen { address: address.to_string(), key, error, remedy }
+    StartError::Listen { address: address.to_string(), key, origin, error, remedy }
 }
 
 /// The table of the ingress: the node's, and server reflection on what is in it.

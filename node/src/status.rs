@@ -59,12 +59,14 @@ pub enum StartError {
     #[error("{}", lines(.0))]
     Config(Vec<crate::config::ConfigError>),
     /// An address can't be listened on.
-    #[error("can't listen on {address} (`{key}`): {error}; {remedy}")]
+    #[error("can't listen on {address} (`{key}`, {origin}): {error}; {remedy}")]
     Listen {
         /// The address as configured.
         address: String,
         /// The configuration key that holds it.
         key: &'static str,
+        /// Where that was set.
+        origin: String,
         /// What the system said.
         error: std::io::Error,
         /// What to do.

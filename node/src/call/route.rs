@@ -1,4 +1,7 @@
-//! How a handle makes its calls: one function for each of gRPC's four kinds.
+//! How a handle makes its calls.
+//!
+//! The streaming kinds have a function each. A unary call is begun, and then made, by the generated method itself:
+//! requests and responses are large, and each function in between would copy them once more.
 
 use std::{
     error::Error as _,
@@ -96,13 +99,13 @@ impl Route {
         let call = self.begin(path, &mut request)?;
         if let Some(service) = call.local::<L>() {
             let response = call.direct(|| direct(service, request)).await?;
-            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.deadline, None)));
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.scope.deadline, None)));
         }
         let response = call.over_wire(request, None, async move |mut grpc, request| {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.server_streaming(request, PathAndQuery::from_static(path), codec).await
         });
-        Ok(response.await?.map(|stream| Streaming::wire(stream, call.deadline, None)))
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.scope.deadline, None)))
     }
 
     /// A stream of requests, one response.
@@ -161,13 +164,13 @@ impl Route {
         if let Some(service) = call.local::<L>() {
             let request = request.map(|messages| passed::streaming(messages, ended));
             let response = call.direct(|| direct(service, request)).await?;
-            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.deadline, Some(ongoing))));
+            return Ok(response.map(|stream| Streaming::local(call.stream(stream), call.scope.deadline, Some(ongoing))));
         }
         let response = call.over_wire(request, Some(ended), async move |mut grpc, request| {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.streaming(request, PathAndQuery::from_static(path), codec).await
         });
-        Ok(response.await?.map(|stream| Streaming::wire(stream, call.deadline, Some(ongoing))))
+        Ok(response.await?.map(|stream| Streaming::wire(stream, call.scope.deadline, Some(ongoing))))
     }
 }
 

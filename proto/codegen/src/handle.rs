@@ -402,6 +402,7 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
         quote! { #response }
     };
     let body = match by {
+        // Not by a function of the route's: each that a request or response goes through copies it once more.
         None => quote! {
             let mut request = request.into_request();
             let call = self.route.begin(#path, &mut request)?;
