@@ -87,7 +87,7 @@ enum ConfigOutput {
 
 #[derive(Debug, Args)]
 struct Flags {
-    /// Reads settings from this file. Without it, from APP.toml in the working directory if there is one.
+    /// Reads settings from this file.
     #[arg(long, global = true, value_name = "FILE", env = "OUTPOST_CONFIG")]
     config: Option<PathBuf>,
     /// Listens for clients here (`ingress.listen`).
@@ -152,8 +152,12 @@ impl App {
     #[must_use]
     pub fn main(self) -> ExitCode {
         let name = self.name.clone();
-        let command =
-            Cli::command().name(name.clone()).version(self.version.clone()).after_help(EXAMPLES.replace("APP", &name));
+        let file = format!("Reads settings from this file; without it, from {name}.toml, if it is in this folder");
+        let command = Cli::command()
+            .name(name.clone())
+            .version(self.version.clone())
+            .mut_arg("config", |config| config.help(file))
+            .after_help(EXAMPLES.replace("APP", &name));
         let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,
             Err(error) => error.exit(),
