@@ -10,7 +10,7 @@ mod layers;
 mod secret;
 mod units;
 
-use std::{any::Any, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf};
 
 use layers::{Layers, flatten, join};
 pub use layers::{Origin, Sources};
@@ -493,12 +493,6 @@ impl Settings {
             fault("log.filter", &problem);
         }
         faults
-    }
-}
-
-impl From<SocketAddr> for Listen {
-    fn from(address: SocketAddr) -> Self {
-        Self::new(address)
     }
 }
 

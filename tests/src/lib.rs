@@ -95,7 +95,7 @@ pub fn failure() -> Status {
 impl Obedient {
     async fn answer(&self, ask: Ask) -> Result<Answer, Status> {
         let number = match ask.deed() {
-            Deed::Unspecified => i64::from(ask.count),
+            Deed::Unspecified | Deed::TellCaller => i64::from(ask.count),
             Deed::Fail => return Err(failure()),
             Deed::Panic => panic!("a secret that must not leave the process"),
             Deed::Hang => std::future::pending().await,
@@ -146,7 +146,13 @@ impl Kinds for Obedient {
         // What the caller put into the extensions of its request must not arrive, on any path.
         let leaked = request.extensions().get::<Marker>().is_some();
         response.extensions_mut().insert(Marker);
-        *response.get_mut() = self.answer(request.into_inner()).await?;
+        let caller = request.remote_addr().map_or_else(|| "none".to_owned(), |address| address.ip().to_string());
+        let ask = request.into_inner();
+        let tells_caller = ask.deed() == Deed::TellCaller;
+        *response.get_mut() = self.answer(ask).await?;
+        if tells_caller {
+            response.get_mut().text = caller;
+        }
         if leaked {
             response.get_mut().text.push_str(" and a leaked extension");
         }

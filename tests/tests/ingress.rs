@@ -18,12 +18,8 @@ use outpost::{App, BoxError, Node, Sources, StartError, Stopped};
 use outpost_tests::{
     Obedient, Seen, app,
     frames::{ACK, END_HEADERS, END_STREAM, PREFACE, Raw, frame, grpc_headers, kind},
-    relay,
     v1::{
-        Answer, Ask, Deed, KindsHandle,
-        kinds_client::KindsClient,
-        kinds_server::{Kinds, KindsServer},
-        relay_client::RelayClient,
+        Answer, Ask, Deed, KindsHandle, kinds_client::KindsClient, kinds_server::KindsServer, relay_client::RelayClient,
     },
     wait::{until, within},
 };
@@ -857,52 +853,23 @@ async fn a_stop_waits_for_calls_of_a_module_named_as_the_framework() {
 
 // What a module learns of its caller
 
-/// Tells who calls.
-struct Caller;
-
-#[tonic::async_trait]
-impl Kinds for Caller {
-    async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
-        let text = request.remote_addr().map_or_else(|| "none".to_owned(), |address| address.ip().to_string());
-        Ok(Response::new(Answer { text, ..Answer::default() }))
-    }
-
-    type ServerStreamStream = tokio_stream::Empty<Result<Answer, Status>>;
-
-    async fn server_stream(&self, _: Request<Ask>) -> Result<Response<Self::ServerStreamStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn client_stream(&self, _: Request<Streaming<Ask>>) -> Result<Response<Answer>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    type BidiStream = tokio_stream::Empty<Result<Answer, Status>>;
-
-    async fn bidi(&self, _: Request<Streaming<Ask>>) -> Result<Response<Self::BidiStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-}
-
 #[tokio::test]
 async fn a_module_knows_the_address_of_a_caller_from_outside() {
     let certified = Certified::new("caller");
     for tls in [false, true] {
         let sources = if tls { certified.sources() } else { Sources::on_free_ports() };
-        let app = App::new("caller", "1")
-            .module("kinds", || async { Ok::<_, BoxError>(KindsServer::new(Caller)) })
-            .module("relay", relay);
-        let node = app.start(&sources).await.unwrap();
+        let node = app(Obedient::default()).start(&sources).await.unwrap();
+        let who = || Ask { deed: Deed::TellCaller.into(), ..Ask::default() };
         let outside = match tls {
             true => certified.channel(node.ingress_address()),
             false => channel(node.ingress_address()),
         };
         let heard = async |answer: Result<Response<Answer>, Status>| answer.unwrap().into_inner().text;
-        assert_eq!(heard(KindsClient::new(outside.clone()).unary(Ask::default()).await).await, "127.0.0.1");
-        let relayed = heard(RelayClient::new(outside).unary(Ask::default()).await).await;
+        assert_eq!(heard(KindsClient::new(outside.clone()).unary(who()).await).await, "127.0.0.1");
+        let relayed = heard(RelayClient::new(outside).unary(who()).await).await;
         assert_eq!(relayed, "none", "the module that asked on behalf of somebody is in this process");
-        assert_eq!(heard(KindsClient::new(node.channel()).unary(Ask::default()).await).await, "none");
+        assert_eq!(heard(KindsClient::new(node.channel()).unary(who()).await).await, "none");
         let handle: KindsHandle = node.handle().unwrap();
-        assert_eq!(heard(handle.unary(Ask::default()).await).await, "none");
+        assert_eq!(heard(handle.unary(who()).await).await, "none");
     }
 }

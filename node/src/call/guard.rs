@@ -31,7 +31,7 @@ fn catch<T>(slot: &Slot, path: &str, code: impl FnOnce() -> T) -> Result<T, Call
 #[inline]
 pub(crate) fn discard<T>(slot: &Slot, path: &str, value: T) {
     // Counted and logged; there is nobody to tell.
-    let _ = run(slot, path, Scope::current(), || drop(value));
+    let _ = catch(slot, path, || drop(value));
 }
 
 /// A module's future: made, polled and dropped under guard.

@@ -14,12 +14,6 @@ use toml::Value;
 pub struct Span(Duration);
 
 impl Span {
-    /// A length of time.
-    #[must_use]
-    pub const fn new(duration: Duration) -> Self {
-        Self(duration)
-    }
-
     /// Whole seconds.
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
@@ -44,12 +38,6 @@ impl fmt::Display for Span {
 pub struct Size(u64);
 
 impl Size {
-    /// Bytes.
-    #[must_use]
-    pub const fn new(bytes: u64) -> Self {
-        Self(bytes)
-    }
-
     /// Units of 1,024 bytes.
     #[must_use]
     pub const fn kibibytes(count: u64) -> Self {
@@ -85,12 +73,6 @@ impl fmt::Display for Size {
 pub struct Listen(SocketAddr);
 
 impl Listen {
-    /// An address.
-    #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
-        Self(address)
-    }
-
     /// A port of this machine that other machines do not reach.
     #[must_use]
     pub fn loopback(port: u16) -> Self {

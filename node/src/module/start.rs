@@ -159,9 +159,7 @@ pub(crate) async fn start(
         circle = waits.circle() => Err(StartError::FactoryCycle(circle)),
         done = tokio::time::timeout(limit, all) => match done {
             Ok(done) => done,
-            Err(_) => {
-                Err(waits.timeout(&unfinished, limit))
-            }
+            Err(_) => Err(waits.timeout(&unfinished, limit)),
         },
     }
 }
