@@ -225,3 +225,20 @@ async fn a_node_that_is_dropped_lets_its_services_go() {
     assert_eq!(Arc::strong_count(&resource), 1, "the service is gone, though it had a handle on itself");
     assert_eq!(handle.unary(Ask::default()).await.unwrap_err().code(), Code::Unavailable);
 }
+
+#[tokio::test]
+async fn an_axum_handler_calls_modules_over_the_channel() {
+    use axum::{Router, extract::State, routing::get};
+    use tower::ServiceExt as _;
+
+    async fn greeting(State(channel): State<outpost::Channel>) -> String {
+        let ask = Ask { text: "from a page".to_owned(), ..Ask::default() };
+        KindsClient::new(channel).unary(ask).await.unwrap().into_inner().text
+    }
+
+    let node = start(outpost_tests::app(outpost_tests::Obedient::default())).await;
+    let pages = Router::new().route("/", get(greeting)).with_state(node.channel());
+    let page = pages.oneshot(http::Request::new(axum::body::Body::empty())).await.unwrap();
+    let body = axum::body::to_bytes(page.into_body(), 100).await.unwrap();
+    assert_eq!(body, "from a page");
+}
