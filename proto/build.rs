@@ -1,11 +1,13 @@
 //! Generates the Rust types of the cluster's own services. Needs no `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/outpost/admin/v1/admin.proto"];
+    let files = ["proto/outpost/admin/v1/admin.proto", "proto/outpost/cluster/v1/cluster.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().message_attribute(".", "#[derive(::serde::Serialize)]").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .message_attribute(".outpost.admin", "#[derive(::serde::Serialize)]")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=${OUTPOST_VENV:-target/python}
+unset OUTPOST_VENV # the shop would take it for a setting
 if [ ! -x "$venv/bin/python" ]; then
   python3 -m venv "$venv"
 fi
@@ -11,7 +12,7 @@ fi
 
 cargo build --quiet -p shop
 log=$(mktemp)
-target/debug/shop --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --set log.format=json 2>"$log" &
+target/debug/shop --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --cluster-listen 127.0.0.1:0 --set log.format=json 2>"$log" &
 shop=$!
 trap 'kill "$shop" 2>/dev/null || true; rm -f "$log"' EXIT
 

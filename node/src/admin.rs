@@ -1,26 +1,382 @@
 //! The operator's API: `outpost.admin.v1.Admin`, on a listener of its own that only this machine reaches.
+//!
+//! Every node answers from what it knows, and hands changes on to the leader. What is asked is checked here, against the
+//! same facts that the leader plans with; the log then takes it only if nobody was faster.
 
-use std::sync::Arc;
+mod render;
 
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
 use outpost_proto::admin::v1::{
-    DescribeRequest, DescribeResponse,
+    self as proto, ApplyRequest, Changed, CordonRequest, DescribeRequest, DescribeResponse, EventsRequest,
+    ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse, MoveRequest, PinRequest,
+    PlanRequest, PlanResponse, RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest, WatchRequest,
     admin_server::{Admin, AdminServer},
 };
+use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
-use crate::node::Facts;
+use crate::{
+    clock,
+    cluster::View,
+    id::{Incarnation, ModuleName, NodeId, Timestamp},
+    node::Facts,
+    placement::{
+        document::{self, Document, Format},
+        scheduler,
+        spec::{Count, KindName, Pin, Spec},
+        state::{Command, Declared, Hosting, Part, PartChange, Proposal, State},
+        view::{self, Heard},
+    },
+    status::AdminError,
+};
 
-pub(crate) fn server(facts: Arc<Facts>) -> AdminServer<impl Admin> {
-    AdminServer::new(Operators { facts })
+/// How close to each other two views of the cluster are sent.
+const GAP: Duration = Duration::from_millis(20);
+/// How many names are suggested or listed in an error.
+const NAMED: usize = 20;
+
+pub(crate) fn server(facts: Arc<Facts>, view: View) -> AdminServer<impl Admin> {
+    AdminServer::new(Operators { facts, view }).max_decoding_message_size(2 * document::LARGEST)
 }
 
 struct Operators {
     facts: Arc<Facts>,
+    view: View,
+}
+
+type Streamed<T> = stream::BoxStream<'static, Result<T, Status>>;
+
+impl Operators {
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.view.log.state().borrow())
+    }
+
+    /// The facts, with another spec than the one in force perhaps, for a look at what is and could be.
+    fn with_facts<T>(&self, state: &State, spec: &Spec, look: impl FnOnce(&scheduler::Facts<'_>) -> T) -> T {
+        let members = Arc::clone(&self.view.members.borrow());
+        let heard = Heard { applied_by_all: state.index, ..self.view.heard(state) };
+        look(&view::facts(state, spec, &members, &heard, clock::wall(), self.view.limits))
+    }
+
+    async fn propose(&self, by: String, command: Command) -> Result<u64, AdminError> {
+        let by = if by.is_empty() { format!("operator at {}", self.view.me) } else { by };
+        Ok(self.view.log.propose(Proposal { at: clock::wall(), by, command }).await??)
+    }
+
+    fn module<'a>(&self, state: &'a State, name: &str) -> Result<(ModuleName, &'a Declared), AdminError> {
+        let declared = state.declared();
+        let found = ModuleName::parse(name).ok().and_then(|name| Some((name.clone(), *declared.get(&name)?)));
+        found.ok_or_else(|| {
+            let known = declared.keys().take(NAMED).map(ToString::to_string).collect();
+            AdminError::NoModule { name: name.to_owned(), known }
+        })
+    }
+
+    fn node(&self, state: &State, name: &str) -> Result<NodeId, AdminError> {
+        let found = NodeId::parse(name).ok().filter(|node| state.nodes.contains_key(node));
+        found.ok_or_else(|| {
+            let known = state.nodes.keys().take(NAMED).map(ToString::to_string).collect();
+            AdminError::NoNode { name: name.to_owned(), known }
+        })
+    }
+
+    /// Puts a changed spec in force, if it is one and can be.
+    async fn change(
+        &self,
+        check_index: Option<u64>,
+        (by, why): (String, String),
+        edit: impl FnOnce(&State, Spec) -> Result<Document, AdminError>,
+    ) -> Result<Response<Changed>, Status> {
+        let state = self.state();
+        let (version, spec) = state.spec();
+        if let Some(expected) = check_index
+            && expected != version
+        {
+            return Err(AdminError::PlacementChanged { expected, current: version }.into());
+        }
+        let document = edit(&state, spec.clone())?;
+        let faults = self.with_facts(&state, &document.spec, |facts| document::check(&document, facts));
+        if !faults.is_empty() {
+            return Err(AdminError::Faults(faults).into());
+        }
+        if document.spec == *spec {
+            return Ok(Response::new(Changed { index: state.index, placement: version, changed: false }));
+        }
+        let index = self.propose(by, Command::SetSpec { expect: version, spec: document.spec, why }).await?;
+        Ok(Response::new(Changed { index, placement: version + 1, changed: true }))
+    }
+
+    fn changed(&self, index: u64) -> Response<Changed> {
+        Response::new(Changed { index, placement: self.state().spec().0, changed: true })
+    }
+
+    fn unchanged(&self, state: &State) -> Response<Changed> {
+        Response::new(Changed { index: state.index, placement: state.spec().0, changed: false })
+    }
+}
+
+/// A spec that was not read from a document, but changed by a command.
+fn edited(command: &str, spec: Spec) -> Document {
+    Document::of(command, spec)
+}
+
+fn parse(document: Option<proto::Document>) -> Result<Document, AdminError> {
+    let proto::Document { text, format, name } = document.unwrap_or_default();
+    let format = Format::parse(&format).ok_or(AdminError::NoFormat(format))?;
+    let name = if name.is_empty() { "placement".to_owned() } else { name };
+    document::parse(&text, format, &name).map_err(AdminError::Faults)
 }
 
 #[tonic::async_trait]
 impl Admin for Operators {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Ok(Response::new(self.facts.describe()))
+    }
+
+    type WatchStream = Streamed<proto::Cluster>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let view = self.view.clone();
+        let watched = (view.log.state(), view.members.clone(), view.log.leadership(), view, true);
+        let clusters = stream::unfold(watched, |(mut state, mut members, mut leadership, view, first)| async move {
+            if !first {
+                // The log ends with the node.
+                tokio::select! {
+                    changed = state.changed() => changed.ok()?,
+                    Ok(()) = members.changed() => {}
+                    Ok(()) = leadership.changed() => {}
+                }
+                // What comes together is told together.
+                sleep(GAP).await;
+            }
+            let cluster = render::cluster(
+                &view,
+                &Arc::clone(&state.borrow_and_update()),
+                &Arc::clone(&members.borrow_and_update()),
+                &leadership.borrow_and_update().clone(),
+            );
+            Some((Ok(cluster), (state, members, leadership, view, false)))
+        });
+        Ok(Response::new(clusters.boxed()))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let name = request.into_inner().module;
+        let state = self.state();
+        let (module, _) = self.module(&state, &name)?;
+        let (_, spec) = state.spec();
+        let explained = self.with_facts(&state, spec, |facts| scheduler::explain(facts, &module));
+        let Some(explained) = explained else {
+            return Err(AdminError::NoModule { name, known: Vec::new() }.into());
+        };
+        let members = Arc::clone(&self.view.members.borrow());
+        let leadership = self.view.log.leadership().borrow().clone();
+        let cluster = render::cluster(&self.view, &state, &members, &leadership);
+        Ok(Response::new(render::explanation(&module, explained, cluster, &state)))
+    }
+
+    type EventsStream = Streamed<proto::Event>;
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let EventsRequest { after, follow } = request.into_inner();
+        let state = self.view.log.state();
+        let later = stream::unfold((state, after, true), move |(mut state, after, first)| async move {
+            if !first {
+                if !follow {
+                    return None;
+                }
+                state.changed().await.ok()?;
+            }
+            let known = Arc::clone(&state.borrow_and_update());
+            let events: Vec<_> = known.events.iter().filter(|event| event.index > after).map(render::event).collect();
+            let after = known.events.back().map_or(after, |last| last.index.max(after));
+            Some((stream::iter(events.into_iter().map(Ok)), (state, after, false)))
+        });
+        Ok(Response::new(later.flatten().boxed()))
+    }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let document = parse(request.into_inner().document)?;
+        let state = self.state();
+        let (version, spec) = state.spec();
+        let faults = self.with_facts(&state, &document.spec, |facts| document::check(&document, facts));
+        if !faults.is_empty() {
+            return Err(AdminError::Faults(faults).into());
+        }
+        let members = Arc::clone(&self.view.members.borrow());
+        let (foreseen, rest) = view::foresee(&state, &document.spec, &members, clock::wall(), self.view.limits);
+        Ok(Response::new(PlanResponse {
+            index: version,
+            rules: document::diff(spec, &document.spec),
+            changes: foreseen.into_iter().map(render::foreseen).collect(),
+            unplaced: rest.unplaced.into_iter().chain(rest.misplaced).map(render::unmet).collect(),
+        }))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
+        let ApplyRequest { document, check_index, by, why } = request.into_inner();
+        self.change(check_index, (by, why), |_, _| parse(document)).await
+    }
+
+    async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        let state = self.state();
+        Ok(Response::new(HistoryResponse { versions: state.specs.iter().rev().map(render::version).collect() }))
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<Changed>, Status> {
+        let RollbackRequest { version, check_index, by, why } = request.into_inner();
+        let why = if why.is_empty() { format!("back to version {version}") } else { why };
+        self.change(check_index, (by, why), |state, _| {
+            let spec = match version {
+                0 => Some(Spec::default()),
+                version => state.specs.iter().find(|known| known.version == version).map(|known| known.spec.clone()),
+            };
+            let spec = spec.ok_or_else(|| AdminError::NoVersion {
+                version,
+                first: state.specs.front().map_or(0, |oldest| oldest.version),
+                last: state.spec().0,
+            })?;
+            Ok(edited(&format!("version {version}"), spec))
+        })
+        .await
+    }
+
+    async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<Changed>, Status> {
+        let ScaleRequest { module, replicas, check_index, by, why } = request.into_inner();
+        let count = match replicas {
+            0 => Count::Every,
+            replicas => Count::Exactly(u16::try_from(replicas).unwrap_or(u16::MAX)),
+        };
+        let why = if why.is_empty() { format!("scale {module} to {count}") } else { why };
+        self.change(check_index, (by, why), |state, mut spec| {
+            let (module, _) = self.module(state, &module)?;
+            let rules = spec.modules.entry(module).or_default();
+            rules.kind = Some(KindName::Replicated);
+            rules.replicas = Some(count);
+            Ok(edited("scale", spec))
+        })
+        .await
+    }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<Changed>, Status> {
+        let PinRequest { module, node, reason, ttl_seconds, check_index, by } = request.into_inner();
+        if reason.trim().is_empty() {
+            return Err(AdminError::NoReason.into());
+        }
+        let expires =
+            (ttl_seconds > 0).then(|| Timestamp(clock::wall().0.saturating_add(ttl_seconds.saturating_mul(1000))));
+        self.change(check_index, (by, format!("pin {module} to {node}: {reason}")), |state, mut spec| {
+            let (module, _) = self.module(state, &module)?;
+            let node = self.node(state, &node)?;
+            spec.modules.entry(module).or_default().pin = Some(Pin { node, reason, expires });
+            Ok(edited("pin", spec))
+        })
+        .await
+    }
+
+    async fn unpin(&self, request: Request<UnpinRequest>) -> Result<Response<Changed>, Status> {
+        let UnpinRequest { module, check_index, by, why } = request.into_inner();
+        let why = if why.is_empty() { format!("unpin {module}") } else { why };
+        self.change(check_index, (by, why), |state, mut spec| {
+            let (module, _) = self.module(state, &module)?;
+            if let Some(rules) = spec.modules.get_mut(&module) {
+                rules.pin = None;
+                if *rules == Default::default() {
+                    spec.modules.remove(&module);
+                }
+            }
+            Ok(edited("unpin", spec))
+        })
+        .await
+    }
+
+    async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Changed>, Status> {
+        let MoveRequest { module, node, check_index, lose_state, by, why } = request.into_inner();
+        let state = self.state();
+        let (module, declared) = self.module(&state, &module)?;
+        let node = self.node(&state, &node)?;
+        let problem = |problem: String| AdminError::CannotMove { module: module.clone(), node: node.clone(), problem };
+        let Some(Part { version, hosting, .. }) = state.parts.get(&module) else {
+            return Err(problem("it is not placed yet; `outpost why` tells the reason".to_owned()).into());
+        };
+        if let Some(expected) = check_index
+            && expected != *version
+        {
+            return Err(AdminError::ModuleChanged { module, expected, current: *version }.into());
+        }
+        let Hosting::Exclusive { owner, active, moving } = hosting else {
+            let text =
+                "several nodes host it at a time; use `outpost scale`, or `outpost apply` with rules for its hosts";
+            return Err(problem(text.to_owned()).into());
+        };
+        if let Some(moving) = moving {
+            return Err(problem(format!("it is on its way to {} already", moving.to.node)).into());
+        }
+        if owner.node == node {
+            return Ok(self.unchanged(&state));
+        }
+        if !active {
+            return Err(problem(format!("{} has not begun to serve it yet; try again", owner.node)).into());
+        }
+        if declared.stateful && !lose_state {
+            let text = "it declares state, which would stay behind; move it all the same with --lose-state";
+            return Err(problem(text.to_owned()).into());
+        }
+        let (_, spec) = state.spec();
+        let pin = spec.effective(&module, declared, clock::wall()).pin;
+        if let Some(pin) = pin {
+            let text = format!("it is pinned to {} ({}); use `outpost unpin {module}` first", pin.node, pin.reason);
+            return Err(problem(text).into());
+        }
+        let explained = self.with_facts(&state, spec, |facts| scheduler::explain(facts, &module));
+        let verdict = explained.and_then(|explained| {
+            explained.nodes.into_iter().find(|verdict| verdict.node == node && !verdict.eligible)
+        });
+        if let Some(verdict) = verdict {
+            return Err(problem(verdict.reason).into());
+        }
+        let Some(to) = state.incarnation(&node) else {
+            return Err(problem("it has left the cluster".to_owned()).into());
+        };
+        let change = PartChange::BeginMove { to, chosen: true };
+        let index = self.propose(by, Command::Part { module, expect: *version, change, why }).await?;
+        Ok(self.changed(index))
+    }
+
+    async fn cordon(&self, request: Request<CordonRequest>) -> Result<Response<Changed>, Status> {
+        let CordonRequest { node, cordoned, by } = request.into_inner();
+        let state = self.state();
+        let node = self.node(&state, &node)?;
+        if state.nodes[&node].cordoned == cordoned {
+            return Ok(self.unchanged(&state));
+        }
+        let index = self.propose(by, Command::Cordon { node, cordoned }).await?;
+        Ok(self.changed(index))
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<Changed>, Status> {
+        let ForgetRequest { node, by } = request.into_inner();
+        let state = self.state();
+        let node = self.node(&state, &node)?;
+        let heard = self.view.heard(&state);
+        let gone = state.nodes[&node].left
+            || state.incarnation(&node).is_some_and(|incarnation: Incarnation| heard.ended.contains(&incarnation));
+        let alive = self.view.members.borrow().get(&node).is_some_and(|member| member.alive);
+        if alive && !gone {
+            return Err(AdminError::StillAlive(node).into());
+        }
+        let index = self.propose(by, Command::Forget(node)).await?;
+        Ok(self.changed(index))
+    }
+
+    async fn set_voters(&self, request: Request<SetVotersRequest>) -> Result<Response<Changed>, Status> {
+        let SetVotersRequest { count, by } = request.into_inner();
+        if !matches!(count, 0 | 1 | 3 | 5) {
+            return Err(AdminError::BadVoters(count).into());
+        }
+        let index = self.propose(by, Command::SetVoters { count }).await?;
+        Ok(self.changed(index))
     }
 }

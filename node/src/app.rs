@@ -4,6 +4,7 @@ use crate::{
     config::{Loaded, Sources},
     module::{Declared, Factory, Module, Program},
     node::Node,
+    placement::spec::Kind,
     status::StartError,
 };
 
@@ -55,7 +56,12 @@ impl App {
         let declared: Vec<Declared<'_>> = self
             .modules
             .iter()
-            .map(|module| Declared { name: &module.name, services: &module.services, depends_on: &module.depends_on })
+            .map(|module| Declared {
+                name: &module.name,
+                services: &module.services,
+                depends_on: &module.depends_on,
+                state_on_several: module.stateful && module.kind != Kind::Exclusive,
+            })
             .collect();
         Program::check(&declared).map_err(StartError::Program)
     }

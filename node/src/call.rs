@@ -1,10 +1,10 @@
 //! The path of a call.
 //!
 //! ```text
-//! handle ───────────────┐
-//! channel ──▶ table ──▶ slot ─┬─▶ the service trait's method      (direct: no encoding, no queue, no task)
-//! ingress ──▶ table ────┘     ├─▶ the tonic server, in process    (wire: interceptors, layers, other clients)
-//!                             └─▶ a gRPC connection               (the module is elsewhere)
+//! handle ───────────────┐             ┌─▶ the service trait's method     (direct: no encoding, no queue, no task)
+//! channel ──▶ table ──▶ slot ─▶ gate ─┴─▶ the tonic server, in process   (wire: interceptors, layers, other clients)
+//! ingress ──▶ table ────┤  └─▶ link ═══▶ the node that hosts the module  (bytes are passed on, never decoded)
+//! a node  ══▶ table ────┘
 //! ```
 //!
 //! **Invariant:** whatever way a call takes, it has the same result, status, deadline, cancellation and metadata.
@@ -12,9 +12,14 @@
 
 mod channel;
 pub(crate) mod deadline;
+pub(crate) mod destination;
+pub(crate) mod gate;
 mod guard;
 mod handle;
+pub(crate) mod link;
 mod passed;
+pub(crate) mod placed;
+mod replay;
 pub(crate) mod route;
 pub(crate) mod scope;
 pub(crate) mod slot;

@@ -15,7 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::App,
-    config::{IngressSettings, Loaded, LogFormat, LogSettings, Sources, default_file},
+    cluster::Failure,
+    config::{ClusterSettings, IngressSettings, Listen, Loaded, LogFormat, LogSettings, Sources, default_file},
     module::Program,
     node::{Facts, Node},
     status::{StartError, chain},
@@ -27,6 +28,10 @@ mod exit {
     /// As clap has it for arguments that it can't read.
     pub(super) const USAGE: u8 = 2;
     pub(super) const NOT_STARTED: u8 = 3;
+    /// Another process has the node's name, and is newer.
+    pub(super) const SUPERSEDED: u8 = 4;
+    /// The node's part of the cluster, its gossip or its placement log, has ended.
+    pub(super) const CUT_OFF: u8 = 5;
     /// Added to the number of a signal, as shells do.
     pub(super) const SIGNAL: u8 = 128;
 }
@@ -50,7 +55,7 @@ Examples:
   APP config                             every setting in force, and where it was set
 
 Exit codes: 0 stopped when asked to; 1 failed while running; 2 wrong arguments or settings;
-3 did not start; 128 + N ended by signal N while starting, or by a second signal N.";
+3 did not start; 4 another process took the node's name; 5 its gossip or its placement log ended; 128 + N ended by signal N while starting, or by a second signal N.";
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Verb {
@@ -96,6 +101,9 @@ struct Flags {
     /// Listens for operators here (`admin.listen`).
     #[arg(long, global = true, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// Listens for other nodes here (`cluster.listen`).
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    cluster_listen: Option<String>,
     /// What is logged (`log.filter`): error, warn, info, debug, trace, or `warn,shop=debug`.
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
@@ -122,6 +130,7 @@ impl Flags {
         let named = [
             ("--listen", "ingress.listen", self.listen),
             ("--admin-listen", "admin.listen", self.admin_listen),
+            ("--cluster-listen", "cluster.listen", self.cluster_listen),
             ("--log", "log.filter", self.log),
         ];
         for (flag, key, value) in named {
@@ -180,7 +189,7 @@ impl App {
         let sources = cli.flags.sources(&self.name);
         match cli.verb.unwrap_or(Verb::Run) {
             Verb::Modules { output } => {
-                let description = Facts::new(&self, &program).describe_declared();
+                let description = Facts::declared(&self, &program);
                 Ok(print(&match output {
                     ModulesOutput::Table => describe::table(&description.modules, &description.cycles),
                     ModulesOutput::Mermaid => describe::mermaid(&description.modules),
@@ -234,6 +243,7 @@ async fn run(app: App, program: Program, loaded: Loaded) -> Result<ExitCode, Sta
         return Ok(ExitCode::from(exit::FAILED));
     };
     let (name, ingress) = (app.name.clone(), loaded.settings.ingress.clone());
+    let cluster = loaded.settings.cluster.clone();
     let node = tokio::select! {
         node = Node::start(app, program, loaded) => node?,
         code = either(&mut interrupt, &mut terminate) => return Ok(ended_by(code)),
@@ -242,7 +252,15 @@ async fn run(app: App, program: Program, loaded: Loaded) -> Result<ExitCode, Sta
     tracing::info!(application = name, ingress = %node.ingress_address(), admin, "serving");
     tokio::select! {
         _ = either(&mut interrupt, &mut terminate) => {}
-        () = warn_of_plaintext(&ingress) => {}
+        failure = node.failed() => {
+            tracing::error!(%failure, "ending");
+            // What it hosts is others' by now: nothing may be handed over, and nothing answered.
+            return Ok(ExitCode::from(match failure {
+                Failure::Superseded { .. } => exit::SUPERSEDED,
+                Failure::Gossip(_) | Failure::Log(_) => exit::CUT_OFF,
+            }));
+        }
+        () = warn_of_plaintext(&ingress, &cluster) => {}
     }
     tracing::info!("stopping: calls in flight may finish; a second signal ends them");
     let stopped = tokio::select! {
@@ -272,23 +290,39 @@ fn ended_by(signal: SignalKind) -> ExitCode {
 }
 
 /// Says once a minute that calls can be read by others, if they can.
-async fn warn_of_plaintext(ingress: &IngressSettings) {
-    if ingress.tls.is_some() || ingress.listen.address().ip().is_loopback() {
+async fn warn_of_plaintext(ingress: &IngressSettings, cluster: &ClusterSettings) {
+    let open = |listen: Listen| !listen.address().ip().is_loopback();
+    let ingress_open = ingress.tls.is_none() && open(ingress.listen);
+    if !ingress_open && !open(cluster.listen) {
         return std::future::pending().await;
     }
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
     loop {
         minutes.tick().await;
-        tracing::warn!(
-            listen = %ingress.listen,
-            "the ingress is open to the network without TLS: everybody on the way can read and change calls"
-        );
+        if ingress_open {
+            tracing::warn!(
+                listen = %ingress.listen,
+                "the ingress is open to the network without TLS: everybody on the way can read and change calls"
+            );
+        }
+        if open(cluster.listen) {
+            tracing::warn!(
+                listen = %cluster.listen,
+                "the cluster listener is open to the network without TLS: everybody on the way can read and change calls \
+                 and placement"
+            );
+        }
     }
 }
 
+/// Crates that tell at length what is of use only to who works on them; `log.filter` may name them to hear it.
+const QUIET: &str = "openraft=error,chitchat=warn,h2=warn,hyper=warn";
+
 fn log_to_stderr(settings: &LogSettings) {
-    let filter = EnvFilter::new(&settings.filter);
-    let colour = io::stderr().is_terminal();
+    let filter = EnvFilter::new(format!("{QUIET},{}", settings.filter));
+    // As https://bixense.com/clicolors has it: `outpost dev` shows the log on a terminal, and reads it through a pipe.
+    let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|forced| forced != "0");
+    let colour = io::stderr().is_terminal() || forced;
     // With it, a log that nobody reads any more would panic in whoever logs.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 pub use units::{Listen, Size, Span};
 
+use crate::id::NodeId;
+
 /// What a node is told from outside. Every key, with its default, is in `docs/configuration.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +28,8 @@ pub use units::{Listen, Size, Span};
 pub struct Settings {
     /// `[node]`
     pub node: NodeSettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
     /// `[ingress]`
     pub ingress: IngressSettings,
     /// `[admin]`
@@ -39,12 +43,61 @@ pub struct Settings {
 #[serde(default)]
 #[non_exhaustive]
 pub struct NodeSettings {
+    /// The node's name: stable over restarts, and unique in its cluster.
+    pub name: NodeId,
+    /// Where the node keeps its identity and the placement log. Without it, both end with the process.
+    pub data_dir: Option<PathBuf>,
+    /// What placement rules can ask for, such as `zone = "a"`.
+    pub labels: BTreeMap<String, String>,
     /// Threads that run modules; 0 is one a core.
     pub worker_threads: usize,
     /// How long the factories of all modules may take together.
     pub start_timeout: Span,
     /// How long calls in flight may go on after the node was told to stop.
     pub stop_timeout: Span,
+}
+
+/// The cluster of identical nodes that this one belongs to. A node without seeds is a cluster of its own, which others
+/// may join.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ClusterSettings {
+    /// Nodes of other names do not mix; empty is the application's name.
+    pub name: String,
+    /// Where other nodes connect, by TCP and UDP.
+    pub listen: Listen,
+    /// The address that other nodes are told, where it is not the one that is listened on.
+    pub advertise: Option<Listen>,
+    /// Allows to listen beyond loopback without TLS: everybody on the network can read and change calls and placement.
+    pub plaintext_beyond_loopback: bool,
+    /// Other nodes, `HOST:PORT`. A name is looked up again and again, and may stand for many.
+    pub seeds: Vec<String>,
+    /// A file with more of them, one a line; read again when it changes.
+    pub seeds_file: Option<PathBuf>,
+    /// The nodes that a new cluster begins with, by name: each waits for all. Without them, a node without seeds begins
+    /// one by itself.
+    pub initial_voters: Vec<NodeId>,
+    /// The most nodes that decide on placement: 1, 3 or 5.
+    pub max_voters: u32,
+    /// How often a node gossips.
+    pub gossip_interval: Span,
+    /// How many usual intervals between signs of life make a node count as dead. Raise it where the interval is short.
+    pub gossip_phi: f64,
+    /// How long after a node's last word to the leader others may take over what it hosts.
+    pub lease: Span,
+    /// How long the target of a move may take to start the module.
+    pub move_timeout: Span,
+    /// How long calls inside the module's old instance may go on after a move.
+    pub drain_timeout: Span,
+    /// How long a call may wait for a module that is being placed.
+    pub call_wait: Span,
+    /// How many calls may wait for one module.
+    pub max_waiting_calls: usize,
+    /// Whether calls of a replicated module stay on this node where it has an instance.
+    pub prefer_local: bool,
+    /// How many moves for the sake of balance may be under way.
+    pub max_rebalancing: usize,
 }
 
 /// The listener for outside clients.
@@ -127,7 +180,38 @@ pub enum LogFormat {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { worker_threads: 0, start_timeout: Span::seconds(60), stop_timeout: Span::seconds(20) }
+        Self {
+            name: NodeId::parse("node-1").expect("a good name"),
+            data_dir: None,
+            labels: BTreeMap::new(),
+            worker_threads: 0,
+            start_timeout: Span::seconds(60),
+            stop_timeout: Span::seconds(20),
+        }
+    }
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            listen: Listen::loopback(7002),
+            advertise: None,
+            plaintext_beyond_loopback: false,
+            seeds: Vec::new(),
+            seeds_file: None,
+            initial_voters: Vec::new(),
+            max_voters: 5,
+            gossip_interval: Span::milliseconds(500),
+            gossip_phi: 12.0,
+            lease: Span::seconds(8),
+            move_timeout: Span::seconds(30),
+            drain_timeout: Span::seconds(20),
+            call_wait: Span::seconds(5),
+            max_waiting_calls: 10_000,
+            prefer_local: true,
+            max_rebalancing: 2,
+        }
     }
 }
 
@@ -432,13 +516,20 @@ fn key_of(path: &str) -> String {
 }
 
 impl Settings {
+    /// The limits of the listener for other nodes: those of the ingress, but that one connection carries the calls of a
+    /// whole node.
+    pub(crate) fn for_nodes(&self) -> IngressSettings {
+        IngressSettings { max_concurrent_streams: 10_000, tls: None, ..self.ingress.clone() }
+    }
+
     /// What the types can't say: bounds, and what must not go together.
     fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
-        let Self { node, ingress, admin, log } = self;
+        let Self { node, cluster, ingress, admin, log } = self;
         for (key, span) in [
             ("node.start_timeout", node.start_timeout),
+            ("cluster.move_timeout", cluster.move_timeout),
             ("ingress.keepalive_interval", ingress.keepalive_interval),
             ("ingress.keepalive_timeout", ingress.keepalive_timeout),
             ("ingress.handshake_timeout", ingress.handshake_timeout),
@@ -450,6 +541,52 @@ impl Settings {
         }
         if node.worker_threads > 1024 {
             fault("node.worker_threads", "must be 1024 at the most; 0 is one thread a core");
+        }
+        for (key, value) in &node.labels {
+            if key.is_empty() || key.len() > 63 || value.len() > 255 {
+                fault("node.labels", "a label is a key of 1 to 63 bytes and a value of 255 bytes at the most");
+            }
+        }
+        if node.labels.len() > 64 {
+            fault("node.labels", "there may be 64 labels at the most");
+        }
+        if cluster.name.len() > 63 {
+            fault("cluster.name", "must be 63 bytes at the most");
+        }
+        if !matches!(cluster.max_voters, 1 | 3 | 5) {
+            fault("cluster.max_voters", "must be 1, 3 or 5: with an even number, one more can fail no more nodes");
+        }
+        if !(50..=10_000).contains(&cluster.gossip_interval.get().as_millis()) {
+            fault("cluster.gossip_interval", "must be from 50ms to 10s");
+        }
+        if !(4.0..=100.0).contains(&cluster.gossip_phi) {
+            fault("cluster.gossip_phi", "must be from 4.0 to 100.0; 12.0 suits an interval of 500ms");
+        }
+        if !(1..=300).contains(&cluster.lease.get().as_secs()) {
+            fault("cluster.lease", "must be from 1s to 5m");
+        }
+        for seed in &cluster.seeds {
+            if seed.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+                fault("cluster.seeds", "a seed is a host and a port, such as \"node-1.example:7002\"");
+            }
+        }
+        if !cluster.initial_voters.is_empty() && !matches!(cluster.initial_voters.len(), 1 | 3 | 5) {
+            fault("cluster.initial_voters", "must be the names of 1, 3 or 5 nodes");
+        }
+        if !cluster.listen.address().ip().is_loopback() && !cluster.plaintext_beyond_loopback {
+            fault(
+                "cluster.listen",
+                "is reachable from other machines, and everybody on the way can read and change calls and placement; \
+                 accept the risk with `cluster.plaintext_beyond_loopback = true`",
+            );
+        }
+        if let Some(advertise) = cluster.advertise
+            && (advertise.address().port() == 0 || advertise.address().ip().is_unspecified())
+        {
+            fault("cluster.advertise", "must be an address that other nodes can connect to, with its port");
+        }
+        if cluster.listen.address().ip().is_unspecified() && cluster.advertise.is_none() {
+            fault("cluster.listen", "is no address that other nodes can connect to; set `cluster.advertise` to one");
         }
         if ingress.max_connections == 0 {
             fault("ingress.max_connections", "must be at least 1, or no client can connect");

@@ -1,12 +1,15 @@
-//! Names that are checked once, at the edge.
+//! Names and numbers that identify things: checked once, at the edge.
 
 use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 /// The name of a module: `cart`, `front-desk`. Cheap to clone.
 ///
 /// Lower-case letters, digits and dashes, 63 bytes at the most, beginning with a letter and not ending with a dash: a
 /// DNS label, since names become parts of keys, files and labels.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ModuleName(Arc<str>);
 
 impl ModuleName {
@@ -56,9 +59,137 @@ impl fmt::Debug for ModuleName {
 )]
 pub struct BadModuleName(pub String);
 
+impl TryFrom<String> for ModuleName {
+    type Error = BadModuleName;
+
+    fn try_from(name: String) -> Result<Self, BadModuleName> {
+        Self::parse(&name)
+    }
+}
+
+impl From<ModuleName> for String {
+    fn from(name: ModuleName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+/// The name of a node: `node-1`, `shop-0`. Stable over restarts, and unique in a cluster. Cheap to clone.
+///
+/// Lower-case letters, digits and dashes, 63 bytes at the most, neither beginning nor ending with a dash: a DNS label,
+/// as the name of a pod is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`BadNodeId`] with the name.
+    pub fn parse(name: &str) -> Result<Self, BadNodeId> {
+        let letters = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+        let bytes = name.as_bytes();
+        let good = (1..=63).contains(&bytes.len())
+            && bytes.first() != Some(&b'-')
+            && bytes.last() != Some(&b'-')
+            && bytes.iter().all(letters);
+        if good { Ok(Self(name.into())) } else { Err(BadNodeId(name.to_owned())) }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = BadNodeId;
+
+    fn try_from(name: String) -> Result<Self, BadNodeId> {
+        Self::parse(&name)
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(name: NodeId) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+/// A text that can't name a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` can't name a node: use 1 to 63 lower-case letters, digits and dashes, \
+     neither beginning nor ending with a dash"
+)]
+pub struct BadNodeId(pub String);
+
+/// One process under a node's name. A restarted node is a new incarnation; the higher generation is the newer one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Incarnation {
+    pub(crate) node: NodeId,
+    pub(crate) generation: u64,
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.node, self.generation)
+    }
+}
+
+/// Fencing token of one part: grows by one with each change of its owner, and is never used again. The higher one wins.
+/// Zero is that of a part which never had an owner.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Epoch(pub(crate) u64);
+
+impl Epoch {
+    #[must_use]
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A member of the consensus group: a random 63-bit number made once with a data directory, and never used again.
+pub(crate) type RaftId = u64;
+
+/// Wall-clock time, in milliseconds since 1970: for people to read, and for what expires. Never for an order of events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Timestamp(pub(crate) u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_may_be_called_as_a_pod_is() {
+        for good in ["node-1", "shop-0", "0", "a", &"x".repeat(63)] {
+            assert_eq!(NodeId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "Node", "-a", "a-", "a_b", "a.b", &"x".repeat(64)] {
+            assert_eq!(NodeId::parse(bad), Err(BadNodeId(bad.to_owned())));
+        }
+    }
 
     #[test]
     fn names_are_dns_labels() {

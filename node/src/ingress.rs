@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use front::Callers;
 pub(crate) use front::Front;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -42,7 +43,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use watched::Watched;
 
-use crate::config::IngressSettings;
+use crate::{
+    call::link::{CONNECTION_WINDOW, STREAM_WINDOW},
+    config::IngressSettings,
+    gather::Gathered,
+};
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
 const QUIET: Duration = Duration::from_secs(1);
@@ -81,7 +86,7 @@ impl Server {
         let (connections, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let connection = Connection {
             written: Arc::clone(&written),
-            http: http(settings),
+            http: http(settings, front.callers()),
             tls,
             front: front.clone(),
             handshake_timeout: settings.handshake_timeout.get(),
@@ -125,7 +130,7 @@ async fn ended(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-fn http(settings: &IngressSettings) -> auto::Builder<TokioExecutor> {
+fn http(settings: &IngressSettings, callers: Callers) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     let header_list = u32::try_from(settings.max_header_list_size.bytes()).unwrap_or(u32::MAX);
     http.http2()
@@ -134,6 +139,12 @@ fn http(settings: &IngressSettings) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(header_list)
         .keep_alive_interval(settings.keepalive_interval.get())
         .keep_alive_timeout(settings.keepalive_timeout.get());
+    if callers == Callers::Nodes {
+        // What is the mark of an attack from one client is what many have when they all give up at once; and to close
+        // the connection would end the calls of the others.
+        http.http2().max_pending_accept_reset_streams(10_000).max_local_error_reset_streams(None);
+        http.http2().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    }
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.preface_timeout.get())
@@ -273,7 +284,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let service = self.front.for_connection(stream.connect_info());
-        let stream = TokioIo::new(Watched::new(stream, self.preface_timeout, self.written));
+        let stream = Watched::new(stream, self.preface_timeout, self.written);
+        let stream = TokioIo::new(Gathered::new(stream));
         let mut connection = std::pin::pin!(self.http.serve_connection(stream, service));
         let mut told = false;
         loop {

@@ -22,19 +22,27 @@ mod admin;
 mod app;
 mod call;
 mod cli;
+mod clock;
+mod cluster;
 #[doc(hidden)]
 pub mod codegen;
 pub mod config;
+mod gather;
+mod handoff;
 mod id;
 mod ingress;
+mod membership;
 mod module;
 mod node;
+mod placement;
+mod reflection;
 mod status;
 
 pub use app::App;
 pub use call::{Channel, Handle, Streaming, remaining};
+pub use cluster::Failure;
 pub use config::{Secret, Sources};
-pub use id::{BadModuleName, ModuleName};
+pub use id::{BadModuleName, BadNodeId, ModuleName, NodeId};
 pub use ingress::TlsError;
 pub use module::{Config, Context, Factory, Module, Parameter, ProgramError, ServiceSet, Services, services};
 pub use node::{NoService, Node, Stopped};

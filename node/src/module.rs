@@ -16,6 +16,8 @@ mod start;
 
 use std::{fmt, sync::Arc};
 
+use crate::placement::spec::{Count, Kind};
+
 pub(crate) use context::Tasks;
 pub use context::{Config, Context};
 pub(crate) use factory::{Built, ErasedFactory, Needs, Supply};
@@ -24,7 +26,7 @@ pub use program::ProgramError;
 pub(crate) use program::{Declared, Dependency, Program};
 pub use reach::{Limits, Reach, built};
 pub(crate) use reach::{descriptors_of, direct_of};
-pub(crate) use start::{Starting, Waits, start};
+pub(crate) use start::{Edge, Starting, Waits, start};
 
 /// A module: a name, and a factory that builds its services.
 ///
@@ -41,6 +43,8 @@ pub struct Module {
     pub(crate) services: Vec<&'static str>,
     pub(crate) depends_on: Vec<Dependency>,
     pub(crate) descriptors: Vec<&'static [u8]>,
+    pub(crate) kind: Kind,
+    pub(crate) stateful: bool,
     pub(crate) factory: Arc<dyn ErasedFactory>,
 }
 
@@ -64,6 +68,8 @@ impl Module {
             services: F::Services::names(),
             depends_on: needs.services.into_iter().map(Dependency::Service).collect(),
             descriptors: Vec::new(),
+            kind: Kind::Exclusive,
+            stateful: false,
             factory: factory::erase(factory, needs.config),
         }
     }
@@ -73,6 +79,31 @@ impl Module {
     #[must_use]
     pub fn depends_on(mut self, module: &str) -> Self {
         self.depends_on.push(Dependency::Module(module.to_owned()));
+        self
+    }
+
+    /// Declares that the module holds state between calls that nobody else has: one node hosts it at a time, and the
+    /// cluster does not move it by itself, since its state would stay behind. No placement can make it replicated.
+    ///
+    /// A module that is neither stateful nor replicated is hosted by one node at a time too, and moves freely.
+    #[must_use]
+    pub fn stateful(mut self) -> Self {
+        self.stateful = true;
+        self
+    }
+
+    /// Declares that several nodes may host the module at a time, and that so many should, where the placement does not
+    /// say otherwise. For modules without state, or that keep it elsewhere.
+    #[must_use]
+    pub fn replicated(mut self, hosts: u16) -> Self {
+        self.kind = Kind::Replicated(Count::Exactly(hosts.max(1)));
+        self
+    }
+
+    /// The same, with every node as a host.
+    #[must_use]
+    pub fn on_every_node(mut self) -> Self {
+        self.kind = Kind::Replicated(Count::Every);
         self
     }
 

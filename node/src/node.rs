@@ -1,10 +1,11 @@
 //! A running node: wiring only.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,9 +14,11 @@ use std::{
 use outpost_proto::admin::v1::{self as admin, DescribeResponse};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    time::Instant,
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{Instant, timeout_at},
 };
-use tokio_util::{sync::DropGuard, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::{
@@ -23,19 +26,25 @@ use crate::{
     app::App,
     call::{
         Channel, Handle, Route, Tonic,
-        slot::{ModuleFacts, Slot, Target},
+        slot::{ModuleFacts, Patience, Slot},
         table::Table,
     },
+    cluster,
+    cluster::{Cluster, Failure},
     config::{Listen, Loaded, Settings},
+    handoff::driver::{Driver, Order, Runnable, Surroundings},
     id::ModuleName,
     ingress::{Front, Server, acceptor},
-    module::{Context, Limits, Program, Supply, Tasks, Waits, descriptors_of, start},
+    membership::{Hosted, Instance, Lifecycle},
+    module::{Limits, Module, Program, Waits},
+    placement::state::Declared,
+    reflection::Reflection,
     status::StartError,
 };
 
-/// A running node: the modules of a program, and the listeners for clients and operators.
+/// A running node: the modules of a program that are placed on it, and the listeners for clients, nodes and operators.
 ///
-/// Dropping it ends everything at once; [`Node::stop`] lets calls finish.
+/// Dropping it ends everything at once; [`Node::stop`] hands over and lets calls finish.
 #[derive(Debug)]
 pub struct Node {
     facts: Arc<Facts>,
@@ -45,32 +54,11 @@ pub struct Node {
     /// The table of the ingress.
     served: Arc<Table>,
     settings: Settings,
-    modules: Modules,
-}
-
-/// The modules of a node. Dropping it ends them: their tasks are dropped, and their services, which hold handles on each
-/// other, are let go.
-#[derive(Debug)]
-struct Modules {
     table: Arc<Table>,
-    tasks: Tasks,
-    _end_tasks: DropGuard,
-}
-
-impl Modules {
-    fn new(table: Arc<Table>) -> Self {
-        let tasks = Tasks::default();
-        let _end_tasks = tasks.end_on_drop();
-        Self { table, tasks, _end_tasks }
-    }
-}
-
-impl Drop for Modules {
-    fn drop(&mut self) {
-        for slot in self.table.slots() {
-            slot.set(Target::Stopped);
-        }
-    }
+    orders: mpsc::Sender<Order>,
+    cluster: Cluster,
+    /// The driver, and what keeps the node's view of others fresh. Dropping it ends them.
+    _tasks: JoinSet<()>,
 }
 
 /// The tasks of modules get this long to end, even when calls have used up the time to stop.
@@ -97,47 +85,67 @@ impl Node {
     pub(crate) async fn start(app: App, program: Program, loaded: Loaded) -> Result<Self, StartError> {
         let origin = |key: &'static str| (key, loaded.origin(key));
         // Addresses and certificates first: cheap, and what is most often wrong.
-        let Settings { ingress, admin, .. } = &loaded.settings;
+        let Settings { ingress, admin, cluster, .. } = &loaded.settings;
         let tls = ingress.tls.as_ref().map(acceptor).transpose()?;
         let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
         let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
-        let Loaded { settings, modules: mut configs, .. } = loaded;
+        let cluster_listen = Bound::to(cluster.listen, origin("cluster.listen"))?.listen()?;
+        let Loaded { settings, modules: configs, .. } = loaded;
 
         let waits = Arc::new(Waits::new(NODES.fetch_add(1, Ordering::Relaxed), program.names.clone()));
-        let facts = Arc::new(Facts::new(&app, &program));
-        let mut slots = Vec::new();
-        for (module, module_facts) in app.modules.iter().zip(&facts.modules) {
-            slots.extend(module.services.iter().map(|service| {
-                Arc::new(Slot::starting((*service).to_owned(), Arc::clone(&module_facts.shared), Arc::clone(&waits)))
-            }));
-        }
+        let hinted = Arc::new(Notify::new());
+        let patience = Patience { wait: settings.cluster.call_wait.get(), most: settings.cluster.max_waiting_calls };
+        let facts = Arc::new(Facts::new(&app, &program, patience, &hinted));
+        let modules = runnables(&app, &program, configs, &facts, &waits);
         let (health, health_server) = health_reporter();
         let own = [Arc::new(Slot::built_in(HEALTH, Box::new(Tonic(health_server))))];
         // The application's come last, so that a module may bring a health service of its own.
+        let slots = modules.values().flat_map(|module| module.slots.iter().cloned());
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
+        let reflection = Arc::new(reflection(&app, &table));
 
-        let modules = Modules::new(Arc::clone(&table));
-        let channel = Channel::new(Arc::clone(&table));
-        let factories = app.modules.iter().zip(&program.names).map(|(module, name)| {
-            let context = Context::new(name.clone(), channel.clone(), modules.tasks.clone());
-            let config = configs.remove(name.as_str());
-            (Arc::clone(&module.factory), Supply { context, table: Arc::clone(&table), config })
-        });
-        let factories = factories.collect();
+        let declared = declared(&app, &program);
+        let joining = cluster::Joining {
+            application: &app.name,
+            version: &app.version,
+            declared,
+            settings: &settings,
+            listener: cluster_listen,
+            table: Arc::clone(&table),
+            reflection: Arc::clone(&reflection),
+        };
+        let cluster = Cluster::join(joining).await?;
+
         let max_message = usize::try_from(settings.ingress.max_message_size.bytes()).unwrap_or(usize::MAX);
-        let started =
-            start(&waits, factories, Limits::new(max_message), settings.node.start_timeout.get(), |index, built| {
-                for service in built {
-                    let slot = table.service(service.service).expect("slots were made from the same names");
-                    slot.set(Target::Local(service.local));
-                }
-                facts.modules[index].running.set(()).ok();
-                tracing::debug!(module = %program.names[index], "module started");
-            });
-        // On failure, dropping `modules` ends what has started.
-        started.await?;
+        let around = Surroundings {
+            me: cluster.me().clone(),
+            log: cluster.log().clone(),
+            membership: cluster.membership().clone(),
+            lease: cluster.lease(),
+            lease_end: cluster.lease_end(),
+            table: Arc::clone(&table),
+            waits,
+            hinted,
+            limits: Limits::new(max_message),
+            start_timeout: settings.node.start_timeout.get(),
+            drain_timeout: settings.cluster.drain_timeout.get(),
+            prefer_local: settings.cluster.prefer_local,
+        };
+        let mut driver = Driver::new(around, modules);
+        facts.hosting.set(driver.hosting()).ok();
+        if cluster.is_alone() {
+            // A module that does not start has nowhere else to be, so neither does the node.
+            cluster.settled().await;
+            // Of which it is sure only when it has heard so from most voters, even if that is itself.
+            let _ = cluster.lease().wait_for(|held| *held).await;
+            driver.start_all().await?;
+        }
+        let (orders, received) = mpsc::channel(4);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run(received));
 
-        let served = Arc::new(with_reflection(&app, &table, &settings)?);
+        let served = Arc::new(with_reflection(&table, &reflection, &settings)?);
+        tasks.spawn(cluster::learn_descriptors(Arc::clone(&reflection), cluster.membership().clone()));
         for slot in served.slots() {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
@@ -145,15 +153,24 @@ impl Node {
         let front = Front::new(Arc::clone(&served), origins);
         let ingress = Server::start(listen.listen()?, tls, front.clone(), &settings.ingress);
         facts.serving(&ingress, front.calls().clone(), settings.ingress.tls.is_some());
+        facts.cluster.set((cluster.me().node.to_string(), cluster.address())).ok();
         let admin = match admin_listen {
             Some(bound) => {
-                let api = Slot::built_in(ADMIN, Box::new(Tonic(admin_api::server(Arc::clone(&facts)))));
+                let operators = admin_api::server(Arc::clone(&facts), cluster.view());
+                let api = Slot::built_in(ADMIN, Box::new(Tonic(operators)));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
                 Some(Server::start(bound.listen()?, None, front, &settings.ingress))
             }
             None => None,
         };
-        Ok(Self { facts, ingress, admin, health, served, settings, modules })
+        let serving = cluster::Serving {
+            ingress: (ingress.address, settings.ingress.tls.is_some()),
+            admin: admin.as_ref().map(|server| server.address),
+            calls: front.calls().clone(),
+            connections: Arc::clone(&ingress.connections),
+        };
+        tasks.spawn(cluster.announce(serving));
+        Ok(Self { facts, ingress, admin, health, served, settings, table, orders, cluster, _tasks: tasks })
     }
 
     /// Where clients connect, with the port that was chosen if the setting said 0.
@@ -168,10 +185,22 @@ impl Node {
         self.admin.as_ref().map(|server| server.address)
     }
 
-    /// A transport for stock tonic clients, to any module.
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn cluster_address(&self) -> SocketAddr {
+        self.cluster.address()
+    }
+
+    /// A transport for stock tonic clients, to any module, wherever it is.
     #[must_use]
     pub fn channel(&self) -> Channel {
-        Channel::new(Arc::clone(&self.modules.table))
+        Channel::new(Arc::clone(&self.table))
+    }
+
+    /// Waits until the node can't be part of its cluster any more, and says why: another process has its name, or its
+    /// gossip or its placement log has ended. It should be stopped then, and the process should end.
+    pub async fn failed(&self) -> Failure {
+        self.cluster.failed().await
     }
 
     /// A handle for the part of the program that is not a module.
@@ -179,7 +208,7 @@ impl Node {
     /// # Errors
     /// [`NoService`] when no module serves it.
     pub fn handle<H: Handle>(&self) -> Result<H, NoService> {
-        let slot = self.modules.table.service(H::SERVICE).map_err(|_| NoService(H::SERVICE))?;
+        let slot = self.table.service(H::SERVICE).map_err(|_| NoService(H::SERVICE))?;
         Ok(H::from_route(Route::new(Arc::clone(slot))))
     }
 
@@ -189,22 +218,33 @@ impl Node {
         self.facts.describe()
     }
 
-    /// Stops: health says so, no connection is admitted, calls in flight finish, then modules end. What is left after
-    /// `node.stop_timeout` is cut off; modules' tasks have 5 seconds after that.
+    /// Stops: hands over what it hosts to other nodes, where there are some; health says so, no connection is admitted,
+    /// calls in flight finish, then modules end. What is left after `node.stop_timeout` is cut off; modules' tasks have
+    /// 5 seconds after that.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once, as dropping the node does.
     pub async fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.settings.node.stop_timeout.get();
         self.facts.stopping.set(()).ok();
-        self.modules.tasks.drain();
+        self.cluster.membership().set_lifecycle(Lifecycle::Draining);
+        // Half of the time: what can't be handed over must not use up what calls in flight need.
+        let handed_over = Instant::now() + self.settings.node.stop_timeout.get() / 2;
+        let _ = timeout_at(handed_over, self.cluster.handed_over()).await;
+        let _ = self.orders.send(Order::Drain).await;
         for slot in self.served.slots() {
             self.health.set_service_status(slot.service(), tonic_health::ServingStatus::NotServing).await;
         }
         self.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        // Other nodes look for their modules elsewhere, or wait until there is a place.
+        self.cluster.refuse_calls();
         let calls_cut = self.ingress.stop(deadline).await;
+        let calls_cut = calls_cut + self.cluster.finish_calls(deadline).await;
         let grace = deadline.saturating_duration_since(Instant::now()).max(LAST_GRACE);
-        let tasks_cut = self.modules.tasks.stop(grace).await;
+        let (done, answer) = oneshot::channel();
+        let _ = self.orders.send(Order::Stop { grace, done }).await;
+        let tasks_cut = answer.await.unwrap_or_default();
+        self.cluster.leave().await;
         if let Some(admin) = self.admin {
             admin.stop(Instant::now()).await;
         }
@@ -253,36 +293,58 @@ fn refused(address: Listen, (key, origin): (&'static str, String), error: io::Er
     StartError::Listen { address: address.to_string(), key, origin, error, remedy }
 }
 
+type Configs = BTreeMap<String, Box<dyn std::any::Any + Send>>;
+
+/// Each module, as the driver runs it.
+fn runnables(
+    app: &App,
+    program: &Program,
+    mut configs: Configs,
+    facts: &Facts,
+    waits: &Arc<Waits>,
+) -> BTreeMap<ModuleName, Runnable> {
+    let modules = app.modules.iter().zip(&program.names).zip(&facts.modules).enumerate();
+    let runnable = modules.map(|(index, ((module, name), entry))| {
+        let slots = module.services.iter().map(|service| {
+            Arc::new(Slot::starting((*service).to_owned(), Arc::clone(&entry.shared), Arc::clone(waits)))
+        });
+        let runnable = Runnable {
+            index,
+            factory: Arc::clone(&module.factory),
+            config: configs.remove(name.as_str()).map(|config| Arc::new(Mutex::new(config))),
+            facts: Arc::clone(&entry.shared),
+            slots: slots.collect(),
+        };
+        (name.clone(), runnable)
+    });
+    runnable.collect()
+}
+
+/// What the cluster should know of each module.
+fn declared(app: &App, program: &Program) -> BTreeMap<ModuleName, Declared> {
+    let declared = |module: &Module| Declared {
+        kind: module.kind,
+        stateful: module.stateful,
+        services: module.services.iter().map(ToString::to_string).collect(),
+    };
+    program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
+}
+
+fn reflection(app: &App, table: &Table) -> Reflection {
+    let services = table.slots().map(|slot| slot.service().to_owned()).collect();
+    let given = app.modules.iter().flat_map(|module| module.descriptors.iter().copied());
+    Reflection::new(services, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
+}
+
 /// The table of the ingress: the node's, and server reflection on what is in it.
-fn with_reflection(app: &App, table: &Table, settings: &Settings) -> Result<Table, StartError> {
+fn with_reflection(table: &Table, reflection: &Reflection, settings: &Settings) -> Result<Table, StartError> {
     let slots: Vec<Arc<Slot>> = table.slots().cloned().collect();
     if !settings.ingress.reflection {
         return Ok(Table::new(slots));
     }
-    let given = app.modules.iter().flat_map(|module| module.descriptors.iter().copied());
-    let announced = slots.iter().filter_map(|slot| descriptors_of(slot.service()));
-    let mut sets: Vec<&'static [u8]> = Vec::new();
-    for set in given.chain(announced).chain([tonic_health::pb::FILE_DESCRIPTOR_SET]) {
-        if !sets.contains(&set) {
-            sets.push(set);
-        }
-    }
-    let builder = || {
-        let builder = tonic_reflection::server::Builder::configure();
-        let builder = sets.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
-        slots.iter().fold(builder, |builder, slot| builder.with_service_name(slot.service()))
-    };
-    let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());
-    let v1 = builder().with_service_name(REFLECTION[0]).build_v1().map_err(fault)?;
-    let v1alpha = builder().with_service_name(REFLECTION[1]).build_v1alpha().map_err(fault)?;
-    let reflection = [
-        Arc::new(Slot::built_in(REFLECTION[0], Box::new(Tonic(v1)))),
-        Arc::new(Slot::built_in(REFLECTION[1], Box::new(Tonic(v1alpha)))),
-    ];
-    Ok(Table::new(reflection.into_iter().chain(slots)))
+    reflection.publish()?;
+    Ok(Table::new(reflection.slots().iter().cloned().chain(slots)))
 }
-
-const REFLECTION: [&str; 2] = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 /// What can be said about a node.
 #[derive(Debug)]
@@ -293,6 +355,10 @@ pub(crate) struct Facts {
     modules: Vec<ModuleEntry>,
     cycles: Vec<Vec<ModuleName>>,
     serving: OnceLock<Serving>,
+    /// The node's name and its address for other nodes.
+    cluster: OnceLock<(String, SocketAddr)>,
+    /// What runs on this node.
+    hosting: OnceLock<watch::Receiver<BTreeMap<ModuleName, Hosted>>>,
     stopping: OnceLock<()>,
 }
 
@@ -301,7 +367,6 @@ struct ModuleEntry {
     shared: Arc<ModuleFacts>,
     services: Vec<String>,
     calls: Vec<String>,
-    running: OnceLock<()>,
 }
 
 #[derive(Debug)]
@@ -313,12 +378,17 @@ struct Serving {
 }
 
 impl Facts {
-    pub(crate) fn new(app: &App, program: &Program) -> Self {
+    /// Of a program that does not run.
+    pub(crate) fn declared(app: &App, program: &Program) -> DescribeResponse {
+        let patience = Patience { wait: Duration::ZERO, most: 0 };
+        Self::new(app, program, patience, &Arc::default()).describe_as(|_| "declared")
+    }
+
+    fn new(app: &App, program: &Program, patience: Patience, hinted: &Arc<Notify>) -> Self {
         let modules = app.modules.iter().zip(&program.names).map(|(module, name)| ModuleEntry {
-            shared: ModuleFacts::new(name.clone()),
+            shared: ModuleFacts::new(name.clone(), patience, Arc::clone(hinted)),
             services: module.services.iter().map(ToString::to_string).collect(),
             calls: program.calls[name].iter().map(ToString::to_string).collect(),
-            running: OnceLock::new(),
         });
         Self {
             application: app.name.clone(),
@@ -327,6 +397,8 @@ impl Facts {
             modules: modules.collect(),
             cycles: program.cycles(),
             serving: OnceLock::new(),
+            cluster: OnceLock::new(),
+            hosting: OnceLock::new(),
             stopping: OnceLock::new(),
         }
     }
@@ -336,13 +408,14 @@ impl Facts {
         self.serving.set(Serving { address, tls, connections, calls }).ok();
     }
 
-    /// `declared` is what a module of a program that does not run is.
-    pub(crate) fn describe_declared(&self) -> DescribeResponse {
-        self.describe_as(|_| "declared")
-    }
-
     pub(crate) fn describe(&self) -> DescribeResponse {
-        self.describe_as(|module| if module.running.get().is_some() { "running" } else { "starting" })
+        let hosting = self.hosting.get().map(|hosting| hosting.borrow().clone()).unwrap_or_default();
+        self.describe_as(|module| match hosting.get(&module.shared.name).map(|hosted| hosted.state) {
+            None => "elsewhere",
+            Some(Instance::Starting) => "starting",
+            Some(Instance::Failed) => "failed",
+            Some(Instance::Ready | Instance::Serving | Instance::Draining) => "running",
+        })
     }
 
     fn describe_as(&self, state: impl Fn(&ModuleEntry) -> &'static str) -> DescribeResponse {
@@ -362,6 +435,8 @@ impl Facts {
             process_id: std::process::id(),
             calls_in_flight: serving.map_or(0, |serving| serving.calls.len() as u64),
             connections: serving.map_or(0, |serving| serving.connections.load(Ordering::Relaxed) as u64),
+            name: self.cluster.get().map(|(name, _)| name.clone()).unwrap_or_default(),
+            cluster: self.cluster.get().map(|(_, address)| address.to_string()).unwrap_or_default(),
         };
         let mut modules: Vec<admin::Module> = self
             .modules

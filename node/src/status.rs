@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use outpost_proto::keys::metadata as keys;
+use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::id::ModuleName;
+use crate::{
+    call::placed,
+    id::{ModuleName, NodeId},
+    placement::{document::Fault, log::ProposeError, state::Refused},
+};
 
 /// Why the framework, not a module, ended a call.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,43 @@ pub(crate) enum CallError {
     ErrorWithoutCode,
     #[error("a service of module `{module}` failed: {error}")]
     Service { module: ModuleName, error: String },
+    #[error("module `{module}` is on no node now: {why}")]
+    Nowhere { module: ModuleName, why: String },
+    #[error("more than {most} calls wait for module `{module}`, which is on no node now")]
+    TooManyWaiting { module: ModuleName, most: usize },
+    #[error("module `{module}` is not on this node")]
+    NotHere { module: ModuleName },
+    #[error("node `{node}`, which serves module `{module}`, broke off before the call ended: {error}")]
+    Broken { module: ModuleName, node: NodeId, error: String },
+}
+
+/// Whether the module may have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Executed {
+    /// It has not: the call may be made again.
+    No,
+    Perhaps,
+}
+
+impl CallError {
+    pub(crate) fn executed(&self) -> Executed {
+        // No `_` arm, so a new variant must choose here.
+        match self {
+            Self::UnknownService(_)
+            | Self::NotAMethod(_)
+            | Self::Stopped(_)
+            | Self::WaitCycle(_)
+            | Self::TooDeep(_)
+            | Self::Nowhere { .. }
+            | Self::TooManyWaiting { .. }
+            | Self::NotHere { .. } => Executed::No,
+            Self::DeadlineExceeded
+            | Self::Panicked
+            | Self::ErrorWithoutCode
+            | Self::Service { .. }
+            | Self::Broken { .. } => Executed::Perhaps,
+        }
+    }
 }
 
 impl From<CallError> for Status {
@@ -36,9 +78,77 @@ impl From<CallError> for Status {
             CallError::DeadlineExceeded => Code::DeadlineExceeded,
             CallError::Panicked | CallError::ErrorWithoutCode | CallError::Service { .. } => Code::Internal,
             CallError::UnknownService(_) | CallError::NotAMethod(_) => Code::Unimplemented,
-            CallError::Stopped(_) => Code::Unavailable, // it may run elsewhere, or soon again
+            // It may run elsewhere, or soon again.
+            CallError::Stopped(_)
+            | CallError::Nowhere { .. }
+            | CallError::NotHere { .. }
+            | CallError::Broken { .. } => Code::Unavailable,
+            CallError::TooManyWaiting { .. } => Code::ResourceExhausted,
             CallError::WaitCycle(_) => Code::FailedPrecondition,
             CallError::TooDeep(_) => Code::ResourceExhausted,
+        };
+        let mut status = Status::new(code, error.to_string());
+        let executed = match error.executed() {
+            Executed::No => placed::NOT_EXECUTED,
+            Executed::Perhaps => placed::UNKNOWN,
+        };
+        status.metadata_mut().insert(keys::OUTCOME, MetadataValue::from_static(executed));
+        status
+    }
+}
+
+/// Why an operator's request was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    #[error("there is no module `{name}`; the modules are: {}", .known.join(", "))]
+    NoModule { name: String, known: Vec<String> },
+    #[error("there is no node `{name}`; the nodes are: {}", .known.join(", "))]
+    NoNode { name: String, known: Vec<String> },
+    #[error("there is no version {version} of the placement; those from {first} to {last} are kept")]
+    NoVersion { version: u64, first: u64, last: u64 },
+    #[error("`{0}` is no format of a placement document; write toml or json")]
+    NoFormat(String),
+    #[error("a pin needs a reason, for those who will wonder; give one with --reason")]
+    NoReason,
+    #[error("{0} nodes can't vote; choose 1, 3 or 5, or auto")]
+    BadVoters(u32),
+    #[error("{}", lines(.0))]
+    Faults(Vec<Fault>),
+    #[error("the placement is at version {current}, not {expected}: somebody has changed it; look at the plan again")]
+    PlacementChanged { expected: u64, current: u64 },
+    #[error("module `{module}` is at index {current}, not {expected}: it was changed meanwhile; look at it again")]
+    ModuleChanged { module: ModuleName, expected: u64, current: u64 },
+    #[error("module `{module}` can't move to {node}: {problem}")]
+    CannotMove { module: ModuleName, node: NodeId, problem: String },
+    #[error("node `{0}` is there; stop it before it is forgotten")]
+    StillAlive(NodeId),
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    #[error("{0}")]
+    Propose(#[from] ProposeError),
+}
+
+impl From<AdminError> for Status {
+    fn from(error: AdminError) -> Self {
+        // No `_` arm, so a new variant must choose here.
+        let code = match &error {
+            AdminError::NoModule { .. } | AdminError::NoNode { .. } | AdminError::NoVersion { .. } => Code::NotFound,
+            AdminError::NoFormat(_) | AdminError::NoReason | AdminError::BadVoters(_) | AdminError::Faults(_) => {
+                Code::InvalidArgument
+            }
+            AdminError::PlacementChanged { .. } | AdminError::ModuleChanged { .. } => Code::Aborted,
+            AdminError::CannotMove { .. } | AdminError::StillAlive(_) => Code::FailedPrecondition,
+            AdminError::Refused(refused) => match refused {
+                Refused::SpecChanged { .. } | Refused::PartChanged { .. } => Code::Aborted,
+                Refused::NoNode(_) => Code::NotFound,
+                Refused::Founded
+                | Refused::Superseded { .. }
+                | Refused::Retired(_)
+                | Refused::StillThere(_)
+                | Refused::Voters(_)
+                | Refused::Phase { .. } => Code::FailedPrecondition,
+            },
+            AdminError::Propose(_) => Code::Unavailable,
         };
         Status::new(code, error.to_string())
     }
@@ -105,6 +215,15 @@ pub enum StartError {
     /// Factories call each other's modules, so that none can finish.
     #[error("factories wait for each other: {}; a factory may only call modules whose factories do not call it", chain(.0))]
     FactoryCycle(Vec<ModuleName>),
+    /// The cluster wants this node to run a module that its program lacks.
+    #[error("module `{module}` is not part of this program")]
+    NoModule {
+        /// The module.
+        module: ModuleName,
+    },
+    /// The node could not become part of a cluster.
+    #[error("{0}")]
+    Cluster(String),
     /// The descriptors that services were registered with contradict each other.
     #[error("server reflection can't be built: {0}")]
     Descriptors(String),

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! node ──serves──▶ outpost.admin.v1.Admin ◀──calls── outpost (the operator's tool)
+//! node ──serves──▶ outpost.cluster.v1.*   ◀──calls── another node
 //! ```
 //!
 //! Everything that two versions of a node, or a node and a tool, say to each other is defined here,
 //! and nothing else: the next release must understand this one while a rollout is half done.
 
 pub mod describe;
+pub mod keys;
 
 /// `outpost.admin.v1`: what an operator's tool asks a node.
 pub mod admin {
@@ -21,5 +23,21 @@ pub mod admin {
     )]
     pub mod v1 {
         tonic::include_proto!("outpost.admin.v1");
+    }
+}
+
+/// `outpost.cluster.v1`: what nodes say to each other.
+pub mod cluster {
+    /// Version 1.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::allow_attributes_without_reason,
+        clippy::missing_errors_doc,
+        clippy::enum_variant_names,
+        reason = "generated from the commented .proto file"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("outpost.cluster.v1");
     }
 }

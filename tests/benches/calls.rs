@@ -18,39 +18,30 @@ use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use cpu_time::ProcessTime;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use outpost::{App, BoxError, Node, Sources};
-use outpost_tests::v1::{
-    Answer, Ask, RelayHandle,
-    relay_client::RelayClient,
-    relay_server::{Relay, RelayServer},
+use outpost::{Node, Sources};
+use outpost_tests::{
+    measure::{Echo, Process, ask, connect, echo_app, load, median, runtime},
+    v1::{
+        Answer, Ask, RelayHandle,
+        relay_client::RelayClient,
+        relay_server::{Relay, RelayServer},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Server},
 };
 
-struct Echo;
-
-#[tonic::async_trait]
-impl Relay for Echo {
-    async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
-        Ok(Response::new(Answer { payload: request.into_inner().payload, ..Answer::default() }))
-    }
-}
-
 /// What every call carries.
-fn ask() -> Ask {
-    Ask { payload: vec![7; 100], ..Ask::default() }
-}
+const BYTES: usize = 100;
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -79,22 +70,8 @@ fn main() {
     }
 }
 
-fn runtime(threads: usize) -> tokio::runtime::Runtime {
-    let mut builder = match threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    builder.enable_all().build().expect("a runtime")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 async fn echo_node() -> Node {
-    let factory = || async { Ok::<_, BoxError>(RelayServer::new(Echo)) };
-    App::new("echo", "1").module("echo", factory).start(&Sources::on_free_ports()).await.expect("a node")
+    echo_app(Echo::default()).start(&Sources::on_free_ports()).await.expect("a node")
 }
 
 /// CPU nanoseconds a call, of the whole process. Each call sends on what the one before brought back, so that what is
@@ -103,7 +80,7 @@ async fn cpu_of<F>(calls: u32, call: impl Fn(Ask) -> F) -> f64
 where
     F: Future<Output = Result<Response<Answer>, Status>>,
 {
-    let mut ask = ask();
+    let mut ask = ask(BYTES);
     let begun = ProcessTime::now();
     for _ in 0..calls {
         ask.payload = black_box(call(std::mem::take(&mut ask)).await).expect("an answer").into_inner().payload;
@@ -123,12 +100,13 @@ fn local(rounds: usize) {
     runtime(1).block_on(async {
         let node = echo_node().await;
         let handle: RelayHandle = node.handle().expect("the module");
-        let plain: Arc<dyn Relay> = Arc::new(Echo);
+        let plain: Arc<dyn Relay> = Arc::new(Echo::default());
         let channel = RelayClient::new(node.channel());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let server =
-            Server::builder().add_service(RelayServer::new(Echo)).serve_with_incoming(TcpListenerStream::new(listener));
+        let server = Server::builder()
+            .add_service(RelayServer::new(Echo::default()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move { server.await.expect("the server runs") });
         let socket = RelayClient::new(connect(address).await);
@@ -155,8 +133,8 @@ fn local(rounds: usize) {
             }
         }
     });
-    let more = median(cpu[1].iter().zip(&cpu[0]).map(|(handle, plain)| handle - plain).collect());
-    let cheaper = median(cpu[3].iter().zip(&cpu[1]).map(|(socket, handle)| socket / handle).collect());
+    let more = median(cpu[1].iter().zip(&cpu[0]).map(|(handle, plain)| handle - plain));
+    let cheaper = median(cpu[3].iter().zip(&cpu[1]).map(|(socket, handle)| socket / handle));
     println!(
         "\n### A local call (unary, 100 bytes, one task)\n\n| way | CPU ns a call | ratio to the plain call |\n|---|---|---|"
     );
@@ -167,15 +145,6 @@ fn local(rounds: usize) {
     println!(
         "\nA handle costs {more:.0} ns more than the plain call, and is {cheaper:.0} times cheaper than loopback."
     );
-}
-
-async fn connect(address: SocketAddr) -> Channel {
-    Endpoint::try_from(format!("http://{address}"))
-        .expect("a URI")
-        .tcp_nodelay(true)
-        .connect()
-        .await
-        .expect("a connection")
 }
 
 /// A server in a process of its own, for [`ingress`]: prints its address.
@@ -193,7 +162,9 @@ fn serve(kind: &str) {
                 let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
                 // What the ingress has by default, and tonic does not.
                 let keepalive = (kind == "tonic-keepalive").then_some(Duration::from_secs(10));
-                let server = Server::builder().http2_keepalive_interval(keepalive).add_service(RelayServer::new(Echo));
+                let server = Server::builder()
+                    .http2_keepalive_interval(keepalive)
+                    .add_service(RelayServer::new(Echo::default()));
                 server.serve_with_incoming(incoming).await.expect("the server runs");
             }
             other => panic!("--serve takes outpost or tonic, not {other}"),
@@ -201,68 +172,22 @@ fn serve(kind: &str) {
     });
 }
 
-/// A process that ends with the benchmark.
-struct Process(Child);
-
-impl Process {
-    fn serve(kind: &str) -> (Self, SocketAddr) {
-        let mut child = Command::new(env::current_exe().expect("this program"))
-            .args(["--serve", kind])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this program starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the address");
-        (Self(child), line.trim().parse().expect("an address"))
-    }
-
-    fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).expect("the process runs")
-    }
-
-    /// User and system time of all threads.
-    fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 10) // Linux has 100 ticks a second here, whatever the kernel's own rate
-    }
-
-    fn resident_kib(&self) -> u64 {
-        let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
-        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts this program as a server.
+fn served(kind: &str) -> (Process, SocketAddr) {
+    let this = env::current_exe().expect("this program");
+    let mut process = Process::start(Command::new(this).args(["--serve", kind]).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(process.0.stdout.take().expect("it is piped")).read_line(&mut line).expect("the address");
+    (process, line.trim().parse().expect("an address"))
 }
 
 const IN_FLIGHT: usize = 64;
 
 /// Calls a server for a while; gives calls a second, and the server's CPU microseconds a call.
-async fn load(channel: &Channel, server: &Process, time: Duration) -> (f64, f64) {
-    let call = || {
-        let mut client = RelayClient::new(channel.clone());
-        async move { client.unary(ask()).await.expect("an answer") }
-    };
-    let (begun, cpu) = (Instant::now(), server.cpu());
-    let mut calls: FuturesUnordered<_> = (0..IN_FLIGHT).map(|_| call()).collect();
-    let mut done = 0_u32;
-    while begun.elapsed() < time {
-        calls.next().await;
-        done += 1;
-        calls.push(call());
-    }
-    while calls.next().await.is_some() {
-        done += 1;
-    }
-    let (elapsed, cpu) = (begun.elapsed(), server.cpu() - cpu);
-    (f64::from(done) / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / f64::from(done))
+async fn cost(channel: &Channel, server: &Process, time: Duration) -> (f64, f64) {
+    let cpu = server.cpu();
+    let loaded = load(std::slice::from_ref(channel), IN_FLIGHT, BYTES, time).await;
+    (loaded.rate, (server.cpu() - cpu).as_secs_f64() * 1e6 / f64::from(loaded.calls))
 }
 
 /// A request through the ingress to a local module, against a stock tonic server with the same service.
@@ -272,21 +197,21 @@ fn ingress(rounds: usize) {
     let mut measured: [Vec<(f64, f64)>; 3] = Default::default();
     runtime(1).block_on(async {
         let mut servers = Vec::new();
-        for (process, address) in kinds.map(Process::serve) {
+        for (process, address) in kinds.map(served) {
             let channel = connect(address).await;
-            load(&channel, &process, Duration::from_millis(500)).await;
+            cost(&channel, &process, Duration::from_millis(500)).await;
             servers.push((process, channel));
         }
         for round in 0..rounds {
             // Who comes first changes each round.
             for which in (0..servers.len()).map(|which| (which + round) % servers.len()) {
                 let (process, channel) = &servers[which];
-                measured[which].push(load(channel, process, Duration::from_secs(2)).await);
+                measured[which].push(cost(channel, process, Duration::from_secs(2)).await);
             }
         }
     });
     let ratio = |part: fn(&(f64, f64)) -> f64, which: usize| {
-        median(measured[which].iter().zip(&measured[0]).map(|(this, stock)| part(this) / part(stock)).collect())
+        median(measured[which].iter().zip(&measured[0]).map(|(this, stock)| part(this) / part(stock)))
     };
     println!("\n### A call through the ingress (unary, 100 bytes, {IN_FLIGHT} in flight on one connection)\n");
     println!("| server | calls a second | ratio | server CPU us a call | ratio |\n|---|---|---|---|---|");
@@ -303,12 +228,10 @@ fn idle(rounds: usize) {
     let (mut starts, mut sizes) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let begun = Instant::now();
-        let child = Command::new(&shop)
-            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the shop starts");
-        let mut process = Process(child);
+        let mut command = Command::new(&shop);
+        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"];
+        command.args(listen).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command);
         let log = BufReader::new(process.0.stderr.take().expect("it is piped"));
         // The line is written once the ingress accepts connections.
         let serving = log.lines().map_while(Result::ok).any(|line| line.contains("serving"));

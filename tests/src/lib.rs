@@ -1,7 +1,14 @@
 //! What the scenarios share: a service of all four kinds that does as it is asked, and counts what happens to it.
 
+pub mod clients;
+pub mod cluster;
 pub mod frames;
+pub mod load;
+pub mod measure;
+pub mod network;
+pub mod processes;
 pub mod wait;
+pub mod witness;
 
 use std::{
     pin::Pin,
@@ -9,9 +16,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use outpost::{App, BoxError};
+use outpost::{App, BoxError, Module};
 use tokio::sync::Notify;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -29,6 +37,7 @@ pub mod v1 {
 
 use v1::{
     Answer, Ask, Deed, KindsHandle,
+    everywhere_server::{Everywhere, EverywhereServer},
     kinds_server::{Kinds, KindsServer},
     relay_server::{Relay, RelayServer},
 };
@@ -92,8 +101,15 @@ pub fn failure() -> Status {
     Status::with_details_and_metadata(Code::Aborted, "asked to fail: ünïcödé", vec![1, 2, 3].into(), metadata)
 }
 
+/// What the processes of one machine agree on.
+#[expect(clippy::disallowed_methods, reason = "it is told, and nothing is decided by it")]
+fn wall_clock_us() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros())
+}
+
 impl Obedient {
     async fn answer(&self, ask: Ask) -> Result<Answer, Status> {
+        let mut text = None;
         let number = match ask.deed() {
             Deed::Unspecified | Deed::TellCaller => i64::from(ask.count),
             Deed::Fail => return Err(failure()),
@@ -101,8 +117,12 @@ impl Obedient {
             Deed::Hang => std::future::pending().await,
             Deed::TellDeadline => outpost::remaining().map_or(-1, |left| left.as_millis() as i64),
             Deed::FailWithOk => return Err(Status::ok("not an error")),
+            Deed::TellProcess => {
+                text = Some(wall_clock_us().to_string());
+                i64::from(std::process::id())
+            }
         };
-        Ok(Answer { text: ask.text, number, payload: ask.payload })
+        Ok(Answer { text: text.unwrap_or(ask.text), number, payload: ask.payload })
     }
 
     /// `ask.count` answers, then the deed.
@@ -219,6 +239,21 @@ impl Relay for Relaying {
 /// None.
 pub async fn relay(kinds: KindsHandle) -> Result<RelayServer<impl Relay>, BoxError> {
     Ok(RelayServer::new(Relaying { kinds }))
+}
+
+#[tonic::async_trait]
+impl Everywhere for Obedient {
+    async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
+        let _running = self.seen.enter();
+        self.answer(request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// An application for several nodes: [`app`], and `everywhere`, which every node hosts.
+#[must_use]
+pub fn fleet() -> App {
+    let everywhere = || async { Ok::<_, BoxError>(EverywhereServer::new(Obedient::default())) };
+    app(Obedient::default()).with(Module::new("everywhere", everywhere).on_every_node())
 }
 
 /// An application with `kinds` and `relay`.

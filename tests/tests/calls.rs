@@ -8,12 +8,15 @@ use std::{
 };
 
 use outpost::{App, BoxError, Node, Sources, StartError};
-use outpost_tests::v1::{
-    Answer, Ask, KindsHandle, RelayHandle,
-    kinds_client::KindsClient,
-    kinds_server::{Kinds, KindsServer},
-    relay_client::RelayClient,
-    relay_server::{Relay, RelayServer},
+use outpost_tests::{
+    v1::{
+        Answer, Ask, KindsHandle, RelayHandle,
+        kinds_client::KindsClient,
+        kinds_server::{Kinds, KindsServer},
+        relay_client::RelayClient,
+        relay_server::{Relay, RelayServer},
+    },
+    wait,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
@@ -220,9 +223,15 @@ async fn a_node_that_is_dropped_lets_its_services_go() {
     let node = start(App::new("held", "1").module("held", factory)).await;
     let handle: RelayHandle = node.handle().unwrap();
     handle.unary(Ask::default()).await.unwrap();
-    assert_eq!(Arc::strong_count(&resource), 2);
+    assert_eq!(Arc::strong_count(&resource), 3, "the test's, the factory's and the service's");
     drop(node);
-    assert_eq!(Arc::strong_count(&resource), 1, "the service is gone, though it had a handle on itself");
+    wait::until("the end of the service, though it had a handle on itself", async || {
+        match Arc::strong_count(&resource) {
+            1 => Ok(()),
+            count => Err(format!("{count} hold it")),
+        }
+    })
+    .await;
     assert_eq!(handle.unary(Ask::default()).await.unwrap_err().code(), Code::Unavailable);
 }
 

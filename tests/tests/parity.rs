@@ -6,9 +6,11 @@
 use std::{pin::Pin, sync::atomic::Ordering, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use outpost::{App, BoxError, Handle as _, Node, Sources};
+use outpost::{App, BoxError, Handle as _, Sources};
 use outpost_tests::{
-    Marker, Obedient, Seen, app, failure, relay,
+    Marker, Obedient, Seen, app,
+    cluster::{TestCluster, nodes},
+    failure, relay,
     v1::{
         Answer, Ask, Deed, KindsHandle, RelayHandle, kinds_client::KindsClient, kinds_server::KindsServer,
         relay_client::RelayClient,
@@ -35,21 +37,35 @@ enum Layout {
     HandleOverSocket,
     /// A stock tonic client over a socket to the ingress.
     ClientOverSocket,
+    /// A handle on a node that does not host the module. The module that calls it in turn is on that node too.
+    HandleToOtherNode,
+    /// A stock tonic client over the in-process channel of a node that does not host the module.
+    ChannelToOtherNode,
+    /// A stock tonic client over a socket to the ingress of a node that does not host the module.
+    ClientToOtherNode,
 }
 
 impl Layout {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Direct,
         Self::Intercepted,
         Self::HandleOverChannel,
         Self::ClientOverChannel,
         Self::HandleOverSocket,
         Self::ClientOverSocket,
+        Self::HandleToOtherNode,
+        Self::ChannelToOtherNode,
+        Self::ClientToOtherNode,
     ];
 
     /// Whether a tonic channel of the caller's own enforces the deadline too.
     fn has_tonic_channel(self) -> bool {
-        matches!(self, Self::ClientOverSocket)
+        matches!(self, Self::ClientOverSocket | Self::ClientToOtherNode)
+    }
+
+    /// Whether the module is on another node than the caller.
+    fn is_apart(self) -> bool {
+        matches!(self, Self::HandleToOtherNode | Self::ChannelToOtherNode | Self::ClientToOtherNode)
     }
 }
 
@@ -117,7 +133,7 @@ impl Relay {
 
 struct Fixture {
     layout: Layout,
-    node: Node,
+    cluster: TestCluster,
     kinds: Kinds,
     relay: Relay,
     obedient: Obedient,
@@ -126,34 +142,41 @@ struct Fixture {
 impl Fixture {
     async fn new(layout: Layout) -> Self {
         let obedient = Obedient::default();
-        let program = match layout {
-            Layout::Intercepted => intercepted(obedient.clone()),
-            _ => app(obedient.clone()),
+        let kinds = obedient.clone();
+        let program = move |_: &str| match layout {
+            Layout::Intercepted => intercepted(kinds.clone()),
+            _ => app(kinds.clone()),
         };
-        let node = program.start(&Sources::on_free_ports()).await.unwrap();
+        let cluster = nodes(if layout.is_apart() { 2 } else { 1 }).start(program).await;
+        let node = if layout.is_apart() { cluster.node("n2") } else { cluster.node("n1") };
+        if layout == Layout::HandleToOtherNode {
+            cluster.move_module("relay", "n2").await;
+            cluster.home("relay").await;
+        }
+        assert_eq!(cluster.home("kinds").await, "n1");
         let socket = || {
             let address = format!("http://{}", node.ingress_address());
             transport::Endpoint::try_from(address).unwrap().connect_lazy()
         };
         let (kinds, relay) = match layout {
-            Layout::Direct | Layout::Intercepted => {
+            Layout::Direct | Layout::Intercepted | Layout::HandleToOtherNode => {
                 (Kinds::Handle(node.handle().unwrap()), Relay::Handle(node.handle().unwrap()))
             }
             Layout::HandleOverChannel => {
                 (Kinds::Handle(KindsHandle::over(node.channel())), Relay::Handle(RelayHandle::over(node.channel())))
             }
-            Layout::ClientOverChannel => (
+            Layout::ClientOverChannel | Layout::ChannelToOtherNode => (
                 Kinds::OverChannel(KindsClient::new(node.channel())),
                 Relay::OverChannel(RelayClient::new(node.channel())),
             ),
             Layout::HandleOverSocket => {
                 (Kinds::Handle(KindsHandle::over(socket())), Relay::Handle(RelayHandle::over(socket())))
             }
-            Layout::ClientOverSocket => {
+            Layout::ClientOverSocket | Layout::ClientToOtherNode => {
                 (Kinds::OverSocket(KindsClient::new(socket())), Relay::OverSocket(RelayClient::new(socket())))
             }
         };
-        Self { layout, node, kinds, relay, obedient }
+        Self { layout, cluster, kinds, relay, obedient }
     }
 
     fn seen(&self) -> &Seen {
@@ -182,7 +205,7 @@ async fn everywhere(part: impl AsyncFn(&Fixture)) {
     for layout in Layout::ALL {
         let fixture = Fixture::new(layout).await;
         let done = std::panic::AssertUnwindSafe(part(&fixture)).catch_unwind();
-        match tokio::time::timeout(Duration::from_secs(30), done).await {
+        match tokio::time::timeout(Duration::from_secs(40), done).await {
             Ok(Ok(())) => {}
             Ok(Err(panic)) => {
                 eprintln!("... over {layout:?}");
@@ -314,8 +337,10 @@ async fn a_panic_ends_one_call_without_its_text() {
 
         assert!(kinds.unary(ask(Deed::Unspecified).into_request()).await.is_ok(), "the module serves on");
         fixture.seen().running(0).await;
-        let description = fixture.node.describe();
-        let panics = |name: &str| description.modules.iter().find(|module| module.name == name).unwrap().panics;
+        let modules: Vec<_> =
+            fixture.cluster.names().iter().flat_map(|n| fixture.cluster.node(n).describe().modules).collect();
+        let panics =
+            |name| modules.iter().filter(|module| module.name == name).map(|module| module.panics).sum::<u64>();
         assert_eq!((panics("kinds"), panics("relay")), (4, 0), "each is counted once, where it happened");
     })
     .await;
@@ -361,7 +386,7 @@ async fn a_deadline_ends_the_call_at_both_ends() {
 async fn a_stream_that_never_pauses_ends_at_its_deadline() {
     everywhere(async |fixture| {
         let endless = Ask { count: u32::MAX, payload: Vec::new(), ..ask(Deed::Unspecified) };
-        let request = within(endless, Duration::from_millis(100));
+        let request = within(endless, Duration::from_millis(500));
         let mut answers = fixture.kinds.server_stream(request).await.unwrap().into_inner();
         let status = loop {
             if let Err(status) = answers.next().await.unwrap() {

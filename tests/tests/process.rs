@@ -50,7 +50,8 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const ANY_PORT: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+const ANY_PORT: [&str; 6] =
+    ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"];
 
 /// The program as a server.
 struct Server {
@@ -211,7 +212,7 @@ async fn what_is_wrong_with_the_settings_is_said_and_exits_with_2() {
 async fn an_address_that_is_taken_exits_with_3() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = run(&["--admin-listen", "127.0.0.1:0", "--listen", &address]).await;
+    let output = run(&["--admin-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0", "--listen", &address]).await;
     assert_eq!(output.status.code(), Some(3), "{}", err(&output));
     for part in [address.as_str(), "`ingress.listen`", "choose another port"] {
         assert!(err(&output).contains(part), "{}", err(&output));

@@ -20,7 +20,16 @@ fn the_readme_shows_this_program() {
 #[tokio::test]
 async fn it_greets() {
     let mut process = Command::new(env!("CARGO_BIN_EXE_hello"))
-        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", "log.format=json"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--cluster-listen",
+            "127.0.0.1:0",
+            "--set",
+            "log.format=json",
+        ])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

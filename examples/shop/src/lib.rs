@@ -15,7 +15,7 @@
 //!
 //! The shop forgets: all state is in memory, and all of it has a bound that the module's documentation states.
 
-use outpost::App;
+use outpost::{App, Module};
 
 pub mod cart;
 pub mod catalog;
@@ -40,18 +40,19 @@ pub mod v1 {
     tonic::include_proto!("shop.v1");
 }
 
-/// The shop, ready to run.
+/// The shop, ready to run. What its modules say of themselves here holds in a cluster, where the placement does not
+/// say otherwise: those without state may be on many nodes, or move; those with state stay.
 #[must_use]
 pub fn app() -> App {
     App::new("shop", env!("CARGO_PKG_VERSION"))
-        .module("catalog", catalog::new)
-        .module("pricing", pricing::new)
-        .module("cart", cart::new)
-        .module("payment", payment::new)
-        .module("shipping", shipping::new)
-        .module("orders", orders::new)
+        .with(Module::new("catalog", catalog::new).on_every_node())
+        .with(Module::new("pricing", pricing::new).on_every_node())
+        .with(Module::new("cart", cart::new).stateful())
+        .with(Module::new("payment", payment::new).stateful())
+        .with(Module::new("shipping", shipping::new).stateful())
+        .with(Module::new("orders", orders::new).stateful())
         .module("checkout", checkout::new)
-        .module("recommendations", recommendations::new)
-        .module("reviews", reviews::new)
+        .with(Module::new("recommendations", recommendations::new).replicated(2))
+        .with(Module::new("reviews", reviews::new).stateful())
         .module("support", support::new)
 }

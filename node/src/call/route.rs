@@ -14,16 +14,23 @@ use std::{
 use arc_swap::Guard;
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
+use outpost_proto::keys::metadata as keys;
 use tokio::time::{Instant, Sleep};
 use tonic::{
-    Code, Request, Response, Status, body::Body, client::Grpc, codec::Codec, codegen::tokio_stream::Stream,
-    metadata::MetadataMap,
+    Code, Request, Response, Status,
+    body::Body,
+    client::Grpc,
+    codec::Codec,
+    codegen::tokio_stream::Stream,
+    metadata::{KeyRef, MetadataMap},
 };
 
 use super::{
     deadline,
+    gate::{Inside, Pass},
     guard::Guarded,
     passed::{self, Ended},
+    placed,
     scope::Scope,
     slot::{self, Remote, Slot, Target},
     streaming::{LocalStream, Streaming},
@@ -74,7 +81,12 @@ impl Route {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(CallError::DeadlineExceeded.into());
         }
-        Ok(Call { slot: &self.slot, path, scope, deadline, target: self.slot.target() })
+        let target = self.slot.target();
+        let entered = match &**target {
+            Target::Local(local) => local.gate.enter(),
+            _ => None,
+        };
+        Ok(Call { slot: &self.slot, path, scope, deadline, target, entered: Inside::new(entered) })
     }
 
     /// One request, a stream of responses.
@@ -183,6 +195,15 @@ pub struct Call<'a> {
     /// The deadline, where no outer call enforces it.
     deadline: Option<Instant>,
     target: Guard<Arc<Target>>,
+    /// Where it was counted at the gate, if it is inside.
+    entered: Inside,
+}
+
+impl Drop for Call<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 impl Call<'_> {
@@ -191,8 +212,15 @@ impl Call<'_> {
     #[must_use]
     pub fn local<L: ?Sized + 'static>(&self) -> Option<&L> {
         match &**self.target {
-            Target::Local(local) => local.direct::<L>(),
+            Target::Local(local) if self.entered.is_some() => local.direct::<L>(),
             _ => None,
+        }
+    }
+
+    #[inline]
+    fn leave(&self) {
+        if let (Some(entered), Target::Local(local)) = (self.entered.take(), &**self.target) {
+            local.gate.leave(entered);
         }
     }
 
@@ -226,7 +254,12 @@ impl Call<'_> {
     }
 
     fn stream<T>(&self, stream: BoxStream<T>) -> LocalStream<T> {
-        LocalStream::new(Arc::clone(self.slot), self.path, self.scope, stream)
+        // The stream outlives this, and so does the call at the gate.
+        let pass = match (self.entered.take(), &**self.target) {
+            (Some(entered), Target::Local(local)) => Some(Pass::of(&local.gate, entered)),
+            _ => None,
+        };
+        LocalStream::new(Arc::clone(self.slot), self.path, self.scope, stream, pass)
     }
 
     /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.
@@ -241,8 +274,10 @@ impl Call<'_> {
     {
         let way = match &**self.target {
             Target::Remote(remote) => Way::Remote(remote.clone()),
-            Target::Local(_) | Target::Starting | Target::Stopped => Way::Local(Arc::clone(self.slot)),
+            _ => Way::Local(Arc::clone(self.slot)),
         };
+        // It is counted where it is served.
+        self.leave();
         if let Some(deadline) = self.scope.deadline {
             write_deadline(deadline, request.metadata_mut());
         }
@@ -329,6 +364,16 @@ fn without_reserved(metadata: &mut MetadataMap) {
     for key in ["te", "content-type", "grpc-status", "grpc-message", "grpc-message-type"] {
         metadata.remove(key);
     }
+    // Nor are those of nodes.
+    let ours = |key: KeyRef<'_>| match key {
+        KeyRef::Ascii(key) => key.as_str().starts_with(keys::PREFIX),
+        KeyRef::Binary(key) => key.as_str().starts_with(keys::PREFIX),
+    };
+    if metadata.keys().any(ours) {
+        let mut headers = std::mem::take(metadata).into_headers();
+        placed::strip(&mut headers);
+        *metadata = MetadataMap::from_headers(headers);
+    }
 }
 
 fn write_deadline(deadline: Instant, metadata: &mut MetadataMap) {
@@ -343,11 +388,15 @@ pub(super) fn as_from_wire(status: Status) -> Status {
     if status.code() == Code::Ok {
         return CallError::ErrorWithoutCode.into();
     }
-    if status.source().is_none() {
+    if status.source().is_none() && status.metadata().is_empty() {
         return status;
     }
     let details = bytes::Bytes::copy_from_slice(status.details());
-    Status::with_details_and_metadata(status.code(), status.message(), details, status.metadata().clone())
+    let mut headers = status.metadata().clone().into_headers();
+    // What a node said of a call that the module made is not said of this one.
+    placed::strip(&mut headers);
+    let metadata = MetadataMap::from_headers(headers);
+    Status::with_details_and_metadata(status.code(), status.message(), details, metadata)
 }
 
 /// tonic's channel enforces the deadline as well, and calls it CANCELLED when it is the first to.

@@ -50,6 +50,16 @@ impl Scope {
         Ok((Self { deadline, depth: outer.depth + 1, ..outer }, own))
     }
 
+    /// The scope that a call from another node, nested in so many calls, begins in.
+    pub(crate) fn arrived(depth: u8) -> Self {
+        Self { depth, ..Self::default() }
+    }
+
+    /// How many calls a call in this scope is nested in.
+    pub(crate) fn depth(&self) -> u8 {
+        self.depth
+    }
+
     /// The scope of a module's factory.
     pub(crate) fn of_start(starting: Starting) -> Self {
         Self { starting: Some(starting), ..Self::default() }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, codegen::tokio_stream::Stream};
 
 use super::{
+    gate::Pass,
     guard,
     passed::Ongoing,
     route::{BoxStream, as_from_wire},
@@ -43,11 +44,19 @@ pub(super) struct LocalStream<T> {
     path: &'static str,
     scope: Scope,
     stream: Option<BoxStream<T>>,
+    /// Of the instance that it comes from.
+    _pass: Option<Pass>,
 }
 
 impl<T> LocalStream<T> {
-    pub(super) fn new(slot: Arc<Slot>, path: &'static str, scope: Scope, stream: BoxStream<T>) -> Self {
-        Self { slot, path, scope, stream: Some(stream) }
+    pub(super) fn new(
+        slot: Arc<Slot>,
+        path: &'static str,
+        scope: Scope,
+        stream: BoxStream<T>,
+        pass: Option<Pass>,
+    ) -> Self {
+        Self { slot, path, scope, stream: Some(stream), _pass: pass }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {

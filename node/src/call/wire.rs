@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,12 +18,16 @@ use tower::ServiceExt as _;
 
 use super::{
     deadline,
+    gate::Pass,
     guard::{self, Guarded},
+    link::Link,
     passed::{self, Ongoing},
+    placed::{self, Arrival, Attempt, Choice, Outgoing, Placed, Tried},
+    route::as_from_wire,
     scope::Scope,
-    slot::{Request, Response, Slot, Target, Wire},
+    slot::{Local, Request, Response, Slot, Target, Waiting, Wire},
 };
-use crate::{BoxError, status::CallError};
+use crate::{BoxError, id::NodeId, status::CallError};
 
 /// Counts a call as in flight for as long as it lives.
 pub(crate) type InFlight = TaskTrackerToken;
@@ -30,18 +35,29 @@ pub(crate) type InFlight = TaskTrackerToken;
 /// Serves a request that came from within the process. Extensions do not cross a call.
 pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Response {
     request.extensions_mut().clear();
-    let mut response = serve(slot, request, None).await;
+    placed::strip(request.headers_mut());
+    let mut response = serve(slot, request, Arrival::default(), None).await;
     response.extensions_mut().clear();
     response
 }
 
-/// Serves a request: with its deadline, for the body of the response too, and with panics caught.
+/// Serves a request: with its deadline, for the body of the response too, and with panics caught. If the module is on
+/// another node, passes it on.
 ///
 /// Gives a response in any case. Dropping the future, or the response's body, ends the call, and with it the stream of
 /// requests, wherever the module keeps that.
-pub(crate) async fn serve(slot: Arc<Slot>, request: Request, in_flight: Option<InFlight>) -> Response {
+pub(crate) async fn serve(
+    slot: Arc<Slot>,
+    request: Request,
+    arrival: Arrival,
+    in_flight: Option<InFlight>,
+) -> Response {
     let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
-    let (scope, timer) = match Scope::of_call(timeout) {
+    let entered = match arrival.hops {
+        0 => Scope::of_call(timeout),
+        _ => Scope::arrived(arrival.depth).enter(|| Scope::of_call(timeout)),
+    };
+    let (scope, timer) = match entered {
         Ok(entered) => entered,
         Err(error) => return Status::from(error).into_http(),
     };
@@ -50,22 +66,25 @@ pub(crate) async fn serve(slot: Arc<Slot>, request: Request, in_flight: Option<I
     let (ongoing, ended) = passed::ongoing();
     let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let answer = answer(&slot, path.path(), scope, request);
+    let call = Call { slot: &slot, path: path.path(), scope, arrival };
+    let answer = call.answer(request);
     let answer = match timer {
         None => answer.await,
         Some(deadline) => Box::pin(deadline::enforce(deadline, answer)).await.unwrap_or_else(|late| Err(late.into())),
     };
     match answer {
-        Ok(response) => response.map(|body| {
+        Ok(Answer { response, pass, from }) => response.map(|body| {
             let body = Some(body);
             Body::new(CallBody {
                 body,
                 slot,
                 path,
                 scope,
+                from,
                 timer: None,
                 begun: false,
                 _ongoing: ongoing,
+                _pass: pass,
                 _in_flight: in_flight,
             })
         }),
@@ -73,30 +92,217 @@ pub(crate) async fn serve(slot: Arc<Slot>, request: Request, in_flight: Option<I
     }
 }
 
-async fn answer(slot: &Arc<Slot>, path: &str, scope: Scope, mut request: Request) -> Result<Response, Status> {
-    let mut target = slot.target();
-    if let Target::Starting = **target {
-        target = slot.started().await?;
-    }
-    match &**target {
-        Target::Local(local) => {
-            let answer = Guarded::start(slot, path, scope, || local.call(request))?.await?;
-            answer.map_err(|error| match Status::try_from_error(error) {
-                Ok(status) => status,
-                Err(error) => {
-                    let error = crate::status::with_causes(&*error);
-                    CallError::Service { module: slot.module().clone(), error }.into()
-                }
-            })
+struct Call<'a> {
+    slot: &'a Arc<Slot>,
+    path: &'a str,
+    scope: Scope,
+    arrival: Arrival,
+}
+
+struct Answer {
+    response: Response,
+    /// Held until the body of the response ends, where the module is here.
+    pass: Option<Pass>,
+    /// The node that it comes from, where the module is not.
+    from: Option<Arc<Link>>,
+}
+
+/// A host that can't be reached may be about to be replaced; until that is known, it is tried again after this.
+const PAUSE: Duration = Duration::from_millis(25);
+/// A call from another node waits so long for this node to learn what the other one knows.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+impl Call<'_> {
+    async fn answer(&self, mut request: Request) -> Result<Answer, Status> {
+        // The common case, without anything that is only of use to calls which are passed on or wait.
+        let target = self.slot.target();
+        if let Target::Local(local) = &**target
+            && let Some(pass) = local.pass()
+        {
+            let local = local.clone();
+            drop(target);
+            return self.here(&local, pass, request).await;
         }
-        Target::Remote(remote) => {
-            if let Some(deadline) = scope.deadline {
+        if let Target::Remote(remote) = &**target {
+            if let Some(deadline) = self.scope.deadline {
                 deadline::write(deadline, request.headers_mut());
             }
-            remote.clone().oneshot(request).await.map_err(Status::from_error)
+            let remote = remote.clone();
+            drop(target);
+            let response = remote.oneshot(request).await.map_err(Status::from_error)?;
+            return Ok(Answer { response, pass: None, from: None });
         }
-        Target::Stopped | Target::Starting => Err(CallError::Stopped(slot.module().clone()).into()),
+        drop(target);
+        Box::pin(self.find(request)).await
     }
+
+    /// Finds who serves the module, for as long as that takes and the call has time.
+    async fn find(&self, request: Request) -> Result<Answer, Status> {
+        let slot = &**self.slot;
+        let mut outgoing = None;
+        let mut next = Some(request);
+        let mut tries = Tries::default();
+        let mut waiting: Option<Waiting<'_>> = None;
+        let arrived = Instant::now();
+        loop {
+            // Before the target is looked at, so that no change is missed.
+            let changed = slot.changed();
+            let target = slot.target();
+            let starts = matches!(&**target, Target::Starting);
+            let own = match &**target {
+                Target::Local(local) => Some(local),
+                // The node that sent it has chosen among the hosts.
+                Target::Placed(placed) if self.arrival.hops > 0 => placed.here.as_ref(),
+                _ => None,
+            };
+            if let Some(local) = own
+                && let Some(pass) = local.pass()
+            {
+                let (local, request) = (local.clone(), next.take().expect("a call that goes on has its request"));
+                drop(target);
+                return self.here(&local, pass, request).await;
+            }
+            match &**target {
+                Target::Local(_) => "it is about to move".clone_into(&mut tries.why),
+                Target::Placed(placed) if placed.may_forward(self.arrival) => {
+                    let placed = Arc::clone(placed);
+                    drop(target);
+                    let outgoing = outgoing.get_or_insert_with(|| {
+                        Outgoing::new(next.take().expect("a call that was not made has its request"))
+                    });
+                    match self.elsewhere(&placed, outgoing, &mut next, &mut tries).await? {
+                        Some(answer) => return Ok(answer),
+                        // Part of it was sent, and is not remembered.
+                        None if next.is_none() => return Err(self.nowhere(tries.why).into()),
+                        None => {}
+                    }
+                }
+                // The caller should choose another host; only one that knows of a newer epoch is waited for.
+                Target::Placed(placed) if placed.replicated && self.arrival.epoch <= placed.epoch => {
+                    return Err(CallError::NotHere { module: slot.module().clone() }.into());
+                }
+                Target::Placed(_) => "this node has yet to hear where it is".clone_into(&mut tries.why),
+                Target::Nowhere(why) => why.as_ref().clone_into(&mut tries.why),
+                Target::Starting => "it has yet to start".clone_into(&mut tries.why),
+                Target::Stopped | Target::Remote(_) => return Err(CallError::Stopped(slot.module().clone()).into()),
+            }
+            if self.arrival.hops > 0 && arrived.elapsed() >= CATCH_UP {
+                return Err(self.nowhere(tries.why).into());
+            }
+            let waiting = match &waiting {
+                Some(waiting) => waiting,
+                None => waiting.insert(slot.wait(self.scope)?),
+            };
+            let pause = match self.arrival.hops {
+                0 => (!tries.nodes.is_empty()).then_some(PAUSE),
+                _ => Some(CATCH_UP),
+            };
+            waiting.wait(changed, pause, starts, || tries.why.clone()).await?;
+            tries.nodes.clear();
+        }
+    }
+
+    fn nowhere(&self, why: String) -> CallError {
+        CallError::Nowhere { module: self.slot.module().clone(), why }
+    }
+
+    /// Calls the module in this process.
+    async fn here(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
+        let answer = Guarded::start(self.slot, self.path, self.scope, || local.call(request))?.await?;
+        let mut response = answer.map_err(|error| match Status::try_from_error(error) {
+            Ok(status) => as_from_wire(status),
+            Err(error) => {
+                let error = crate::status::with_causes(&*error);
+                CallError::Service { module: self.slot.module().clone(), error }.into()
+            }
+        })?;
+        // The module's own status may be one that it was given by a call of its own.
+        placed::strip(response.headers_mut());
+        Ok(Answer { response, pass: Some(pass), from: None })
+    }
+
+    /// Tries the hosts that it knows, each once. `None` when none of them ran the call: then `next` is the request,
+    /// unless it can't be made again.
+    async fn elsewhere(
+        &self,
+        placed: &Placed,
+        outgoing: &Outgoing,
+        next: &mut Option<Request>,
+        tries: &mut Tries,
+    ) -> Result<Option<Answer>, Status> {
+        loop {
+            if next.is_none() {
+                *next = outgoing.request();
+            }
+            let Some(mut request) = next.take() else { return Ok(None) };
+            let link = match placed.choose(&tries.nodes) {
+                Choice::There(link) => link,
+                Choice::Here(local) => match local.pass() {
+                    Some(pass) => return self.here(local, pass, request).await.map(Some),
+                    None => {
+                        *next = Some(request);
+                        return Ok(None);
+                    }
+                },
+                Choice::Nowhere => {
+                    *next = Some(request);
+                    return Ok(None);
+                }
+            };
+            if let Some(deadline) = self.scope.deadline {
+                deadline::write(deadline, request.headers_mut());
+            }
+            let attempt = Attempt {
+                link,
+                epoch: placed.epoch,
+                arrival: self.arrival,
+                depth: self.scope.depth().saturating_sub(1),
+            };
+            match attempt.send(request).await {
+                Tried::Answered(mut response) => {
+                    let moved = placed::take_moved(response.headers_mut());
+                    if !placed::was_not_run(response.headers()) {
+                        match moved {
+                            // The nodes before this one should learn of it as well, and this node has before them.
+                            Some((epoch, node)) => {
+                                self.slot.moved(epoch, &node);
+                                if self.arrival.hops > 0 {
+                                    placed::tell_moved(response.headers_mut(), epoch, &node);
+                                }
+                            }
+                            None if self.arrival.hops > 0 => {
+                                placed::tell_moved(response.headers_mut(), placed.epoch, &link.node);
+                            }
+                            None => {}
+                        }
+                        return Ok(Some(Answer { response, pass: None, from: Some(Arc::clone(link)) }));
+                    }
+                    tries.why = format!("node `{}` does not serve it yet", link.node);
+                    // A node that would wait for itself to learn of the module was asked to; the call comes back.
+                }
+                Tried::NotRun { again, why } => {
+                    tries.why = format!("node `{}` can't be reached: {why}", link.node);
+                    *next = again.map(|mut request| {
+                        placed::strip(request.headers_mut());
+                        request
+                    });
+                }
+                Tried::Broken(error) => {
+                    let (module, node) = (self.slot.module().clone(), link.node.clone());
+                    return Err(CallError::Broken { module, node, error }.into());
+                }
+            }
+            tries.nodes.push(link.node.clone());
+        }
+    }
+}
+
+/// What a call has tried.
+#[derive(Default)]
+struct Tries {
+    /// Since it last waited.
+    nodes: Vec<NodeId>,
+    why: String,
 }
 
 /// The body of a response, with what holds for the whole of a call.
@@ -106,9 +312,12 @@ struct CallBody {
     slot: Arc<Slot>,
     path: PathAndQuery,
     scope: Scope,
+    /// The node that it comes from, if that is not this one.
+    from: Option<Arc<Link>>,
     timer: Option<Pin<Box<Sleep>>>,
     begun: bool,
     _ongoing: Ongoing,
+    _pass: Option<Pass>,
     _in_flight: Option<InFlight>,
 }
 
@@ -149,6 +358,18 @@ impl http_body::Body for CallBody {
         let frame = guard::run(&this.slot, this.path.path(), this.scope, || Pin::new(body).poll_frame(cx));
         match frame {
             Ok(Poll::Pending) if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
+            Ok(Poll::Ready(Some(Err(broken)))) if this.from.is_some() => {
+                let node = this.from.as_ref().map(|link| link.node.clone()).expect("it was looked at");
+                let error = crate::status::with_causes(&broken);
+                this.cut(CallError::Broken { module: this.slot.module().clone(), node, error })
+            }
+            Ok(Poll::Ready(Some(Ok(mut frame)))) => {
+                // As in the head of an answer: what a node said of a call that the module made is not said of this one.
+                if let (None, Some(trailers)) = (&this.from, frame.trailers_mut()) {
+                    placed::strip(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             Ok(frame) => frame,
             Err(panic) => this.cut(panic),
         }

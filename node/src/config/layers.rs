@@ -15,6 +15,8 @@ use toml::{
 use super::{ConfigError, Fault};
 
 const PREFIX: &str = "OUTPOST_";
+/// `OUTPOST_CONFIG` names the file, and `OUTPOST_NODE` is the operator's tool's.
+const ELSEWHERE: [&str; 2] = ["CONFIG", "NODE"];
 
 /// What settings are read from, as arguments: nothing here looks at the process.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +33,8 @@ impl Sources {
     /// Defaults, but for the ports: any free ones, so that tests do not meet.
     #[must_use]
     pub fn on_free_ports() -> Self {
-        Self::default().set("ingress.listen", "127.0.0.1:0").set("admin.listen", "127.0.0.1:0")
+        let listeners = ["ingress.listen", "cluster.listen", "admin.listen"];
+        listeners.into_iter().fold(Self::default(), |sources, listener| sources.set(listener, "127.0.0.1:0"))
     }
 
     /// Adds a setting, as `--set KEY=VALUE` does.
@@ -83,7 +86,8 @@ impl Layers {
         }
         let mut errors = Vec::new();
         for (name, text) in &sources.environment {
-            let Some(key) = name.strip_prefix(PREFIX).filter(|rest| !is_from_kubernetes(rest) && *rest != "CONFIG")
+            let Some(key) =
+                name.strip_prefix(PREFIX).filter(|rest| !is_from_kubernetes(rest) && !ELSEWHERE.contains(rest))
             else {
                 continue;
             };

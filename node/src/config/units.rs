@@ -20,6 +20,12 @@ impl Span {
         Self(Duration::from_secs(seconds))
     }
 
+    /// Thousandths of a second.
+    #[must_use]
+    pub const fn milliseconds(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
+
     /// The length.
     #[must_use]
     pub const fn get(self) -> Duration {

@@ -1,6 +1,14 @@
 //! From an HTTP request to a call.
 
-use std::{convert::Infallible, future::ready, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -12,7 +20,14 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer, ExposeHeaders};
 
-use crate::call::{serve, table::Table};
+use crate::{
+    call::{
+        placed::{self, Arrival},
+        serve,
+        table::Table,
+    },
+    status::CallError,
+};
 
 type Web = Cors<GrpcWebService<Calls>>;
 
@@ -23,12 +38,35 @@ pub(crate) struct Front {
     web: Option<Web>,
 }
 
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("callers", &self.calls.callers).finish_non_exhaustive()
+    }
+}
+
 impl Front {
     /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
     pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>) -> Self {
-        let calls = Calls { table, in_flight: TaskTracker::new() };
+        let calls = Calls { table, in_flight: TaskTracker::new(), callers: Callers::Clients, refusing: Arc::default() };
         let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
         Self { calls, web }
+    }
+
+    /// What other nodes are served: the same, and what they say of a call is believed.
+    pub(crate) fn for_nodes(table: Arc<Table>) -> Self {
+        Self {
+            calls: Calls { table, in_flight: TaskTracker::new(), callers: Callers::Nodes, refusing: Arc::default() },
+            web: None,
+        }
+    }
+
+    /// Lets in no more calls of modules: who makes one hears that it did not run.
+    pub(crate) fn refuse(&self) {
+        self.calls.refusing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn callers(&self) -> Callers {
+        self.calls.callers
     }
 
     /// Calls in flight, but for those on the node's own services: a client may watch its health for as long as it is
@@ -56,7 +94,10 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.info.clone());
+        // Of a call that another node passes on, that node is not the caller.
+        if self.front.callers() == Callers::Clients {
+            request.extensions_mut().insert(self.info.clone());
+        }
         let kind = kind(&request);
         match (kind, &self.front.web) {
             (Kind::Grpc, _) => self.front.calls.call(request),
@@ -115,6 +156,16 @@ fn cors(origins: &[String]) -> CorsLayer {
 struct Calls {
     table: Arc<Table>,
     in_flight: TaskTracker,
+    callers: Callers,
+    refusing: Arc<AtomicBool>,
+}
+
+/// Who connects to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Callers {
+    Clients,
+    /// Other nodes of the cluster, each of which brings the calls of many clients.
+    Nodes,
 }
 
 impl tower::Service<Request<Body>> for Calls {
@@ -132,12 +183,23 @@ impl tower::Service<Request<Body>> for Calls {
 }
 
 impl Calls {
-    fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+    fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         let slot = match self.table.find(request.uri().path()) {
             Ok(slot) => Arc::clone(slot),
             Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
         };
+        if !slot.is_built_in() && self.refusing.load(Ordering::Relaxed) {
+            let refused = CallError::Stopped(slot.module().clone());
+            return Box::pin(ready(Ok(Status::from(refused).into_http())));
+        }
         let in_flight = (!slot.is_built_in()).then(|| self.in_flight.token());
-        Box::pin(async move { Ok(serve(slot, request, in_flight).await) })
+        let arrival = match self.callers {
+            Callers::Nodes => Arrival::take(request.headers_mut()),
+            Callers::Clients => {
+                placed::strip(request.headers_mut());
+                Arrival::default()
+            }
+        };
+        Box::pin(async move { Ok(serve(slot, request, arrival, in_flight).await) })
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, ops::Deref, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFuture},
+    sync::{CancellationToken, DropGuard, WaitForCancellationFuture},
     task::TaskTracker,
 };
 
@@ -67,8 +67,8 @@ impl Context {
 
     /// Runs a task that belongs to the module, and ends with it.
     ///
-    /// When the node stops, the task may finish what it does: see [`Context::stopping`]. If it still runs at the
-    /// node's deadline, it is dropped. A panic in it is logged, and ends nothing else.
+    /// When the module ends here, the task may finish what it does: see [`Context::stopping`]. If it still runs at the
+    /// deadline, it is dropped. A panic in it is logged, and ends nothing else.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let module = self.module.clone();
         let ended = self.tasks.end.clone();
@@ -84,8 +84,9 @@ impl Context {
         });
     }
 
-    /// Waits until the node begins to stop. Calls in flight may still finish, but those that never end by themselves,
-    /// such as a subscription, should end now: they would use up the time that the others have.
+    /// Waits until the node begins to stop, or the module to move to another one. Calls in flight may still finish, but
+    /// those that never end by themselves, such as a subscription, should end now: they would use up the time that the
+    /// others have.
     pub fn draining(&self) -> WaitForCancellationFuture<'_> {
         self.tasks.draining.cancelled()
     }
@@ -102,7 +103,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// The tasks of a node's modules.
+/// The tasks of one instance of a module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -112,11 +113,12 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    pub(crate) fn end_on_drop(&self) -> tokio_util::sync::DropGuard {
+    /// Drops them all, without asking, when the guard is dropped.
+    pub(crate) fn end_on_drop(&self) -> DropGuard {
         self.end.clone().drop_guard()
     }
 
-    /// Tells whoever asks that the node begins to stop.
+    /// Tells whoever asks that the module is about to end here.
     pub(crate) fn drain(&self) {
         self.draining.cancel();
     }

@@ -1,6 +1,10 @@
 //! Factories: async functions whose parameters say what a module needs.
 
-use std::{any::Any, future::Future, sync::Arc};
+use std::{
+    any::Any,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -28,8 +32,8 @@ pub struct Needs {
 pub struct Supply {
     pub(crate) context: Context,
     pub(crate) table: Arc<Table>,
-    /// The module's configuration, a `T` where it declared `Config<T>`.
-    pub(crate) config: Option<Box<dyn Any + Send>>,
+    /// The module's configuration, a `T` where it declared `Config<T>`: each instance of the module gets a copy.
+    pub(crate) config: Option<Arc<Mutex<Box<dyn Any + Send>>>>,
 }
 
 /// Something that a factory may have as a parameter: a generated handle, [`Config`], [`Context`].
@@ -73,8 +77,11 @@ where
     }
 
     fn take(supply: &mut Supply) -> Self {
-        let config = supply.config.as_ref().and_then(|config| config.downcast_ref::<T>());
-        Self::new(config.expect("the configuration was read as this type").clone())
+        let config = supply
+            .config
+            .as_ref()
+            .and_then(|config| config.lock().unwrap_or_else(PoisonError::into_inner).downcast_ref::<T>().cloned());
+        Self::new(config.expect("the configuration was read as this type"))
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Declared<'a> {
     pub(crate) name: &'a str,
     pub(crate) services: &'a [&'static str],
     pub(crate) depends_on: &'a [Dependency],
+    /// It declares state, and that several nodes may host it.
+    pub(crate) state_on_several: bool,
 }
 
 /// Why modules do not fit together.
@@ -41,6 +43,12 @@ pub enum ProgramError {
         /// The other one.
         second: ModuleName,
     },
+    /// A module declares state, and several hosts.
+    #[error(
+        "module `{0}` declares state and that several nodes may host it, each of which would have a state of its own; \
+             remove `stateful()`, or what makes it replicated"
+    )]
+    StateOnSeveral(ModuleName),
     /// A module has a handle on a service that no module serves.
     #[error("module `{module}` depends on service `{service}`, which no registered module serves; the modules are: {}",
         .known.join(", "))]
@@ -95,6 +103,9 @@ impl Program {
                     continue;
                 }
             };
+            if module.state_on_several {
+                errors.push(ProgramError::StateOnSeveral(name.clone()));
+            }
             for service in module.services {
                 if let Some(first) = served.get(service) {
                     let (first, second, service) = (first.clone(), name.clone(), (*service).to_owned());
@@ -191,7 +202,7 @@ mod tests {
     }
 
     fn module<'a>(name: &'a str, services: &'a [&'static str], depends_on: &'a [Dependency]) -> Declared<'a> {
-        Declared { name, services, depends_on }
+        Declared { name, services, depends_on, state_on_several: false }
     }
 
     #[test]

@@ -122,20 +122,21 @@ impl Drop for Edge<'_> {
     }
 }
 
-/// Runs every factory, and hands over what each has built as soon as it has. The first failure ends the others.
+/// Runs factories, each given with its module's place in the program, and hands over what each has built as soon as it has. The first failure ends the others.
 ///
 /// # Cancel safety
 /// Dropping the future ends the factories.
 pub(crate) async fn start(
     waits: &Arc<Waits>,
-    factories: Vec<(Arc<dyn ErasedFactory>, Supply)>,
+    factories: Vec<(usize, Arc<dyn ErasedFactory>, Supply)>,
     limits: Limits,
     limit: Duration,
     mut built: impl FnMut(usize, Vec<Built>),
 ) -> Result<(), StartError> {
     let mut running = JoinSet::new();
     let mut indices = HashMap::new();
-    for (index, (factory, supply)) in factories.into_iter().enumerate() {
+    let mut unfinished: Vec<usize> = factories.iter().map(|(index, ..)| *index).collect();
+    for (index, factory, supply) in factories {
         let scope = Scope::of_start(Starting { index: index as u32, node: waits.node });
         let mut factory = Box::pin(async move { factory.build(supply).await });
         let limited = poll_fn(move |cx| limits.enter(|| factory.as_mut().poll(cx)));
@@ -143,7 +144,6 @@ pub(crate) async fn start(
         indices.insert(task.id(), index);
     }
 
-    let mut unfinished: Vec<usize> = (0..waits.names.len()).collect();
     let all = async {
         while let Some(finished) = running.join_next().await {
             let (index, services) = finished.map_err(|error| panicked(&waits.names[indices[&error.id()]], error))?;
@@ -153,7 +153,7 @@ pub(crate) async fn start(
         }
         Ok(())
     };
-    tokio::select! {
+    let started = tokio::select! {
         biased;
         // A circle is the reason, even where a factory answers with what the circle did to it.
         circle = waits.circle() => Err(StartError::FactoryCycle(circle)),
@@ -161,7 +161,12 @@ pub(crate) async fn start(
             Ok(done) => done,
             Err(_) => Err(waits.timeout(&unfinished, limit)),
         },
+    };
+    if let Err(StartError::FactoryCycle(_)) = started {
+        // A module that is tried again may find that the others have started meanwhile.
+        waits.state().circle = None;
     }
+    started
 }
 
 fn failed(waits: &Waits, index: usize, error: &BoxError) -> StartError {

@@ -1,0 +1,245 @@
+//! Modules on other nodes: which host a call goes to, and what its answer says.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, uri};
+use outpost_proto::keys::metadata as keys;
+use tonic::{Status, body::Body};
+
+use super::{
+    link::{Link, Unanswered},
+    replay::Replay,
+    slot::{Local, Request, Response},
+};
+use crate::id::{Epoch, NodeId};
+
+/// A call makes at most so many hops. Epochs along its way rise, so it could not go in circles anyhow.
+pub(crate) const MAX_HOPS: u8 = 3;
+
+const HOPS: HeaderName = HeaderName::from_static(keys::HOPS);
+const EPOCH: HeaderName = HeaderName::from_static(keys::EPOCH);
+const DEPTH: HeaderName = HeaderName::from_static(keys::DEPTH);
+const MOVED: HeaderName = HeaderName::from_static(keys::MOVED);
+const OUTCOME: HeaderName = HeaderName::from_static(keys::OUTCOME);
+
+/// The nodes that serve a module, as far as this one knows.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) epoch: Epoch,
+    /// Any of the hosts will do, and a host that does not serve is no reason to wait.
+    pub(crate) replicated: bool,
+    /// Never empty.
+    pub(crate) hosts: Vec<Arc<Link>>,
+    /// An instance in this process that takes its share of the calls.
+    pub(crate) here: Option<Local>,
+    /// Where the sequence of random choices is.
+    chosen: AtomicU64,
+}
+
+/// What a call that came from another node brings along. The default is that of one which begins here.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    pub(crate) hops: u8,
+    /// The epoch that it was routed by.
+    pub(crate) epoch: Epoch,
+    /// How many calls it is nested in.
+    pub(crate) depth: u8,
+}
+
+/// Where a call goes.
+pub(crate) enum Choice<'a> {
+    Here(&'a Local),
+    There(&'a Arc<Link>),
+    /// All have been tried.
+    Nowhere,
+}
+
+impl Placed {
+    /// `seed` begins the sequence of random choices.
+    pub(crate) fn new(epoch: Epoch, replicated: bool, hosts: Vec<Arc<Link>>, here: Option<Local>, seed: u64) -> Self {
+        Self { epoch, replicated, hosts, here, chosen: AtomicU64::new(seed) }
+    }
+
+    /// Chooses a host: the better one of two random ones (Mitzenmacher, "The Power of Two Choices in Randomized Load
+    /// Balancing"), among those that are not known to be down.
+    pub(crate) fn choose(&self, tried: &[NodeId]) -> Choice<'_> {
+        let untried: Vec<&Arc<Link>> = self.hosts.iter().filter(|link| !tried.contains(&link.node)).collect();
+        let up: Vec<&Arc<Link>> = untried.iter().copied().filter(|link| !link.is_down()).collect();
+        let candidates = if up.is_empty() { &untried } else { &up };
+        let count = candidates.len() + usize::from(self.here.is_some());
+        let (first, second) = match count {
+            0 => return Choice::Nowhere,
+            1 => (0, 0),
+            count => {
+                let random = self.random();
+                let first = (random as u32 as usize) % count;
+                // Another one than the first.
+                (first, (first + 1 + ((random >> 32) as usize) % (count - 1)) % count)
+            }
+        };
+        // A call here costs next to nothing, but the instance has its share of the load all the same: with as many
+        // nodes as there are hosts, each calls two of them, and itself only where it is one of the two.
+        let cost = |index: usize| candidates.get(index).map_or(0, |link| link.cost());
+        let better = if cost(second) < cost(first) { second } else { first };
+        match (candidates.get(better), &self.here) {
+            (Some(link), _) => Choice::There(link),
+            (None, Some(local)) => Choice::Here(local),
+            (None, None) => Choice::Nowhere,
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+    fn random(&self) -> u64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self.chosen.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Whether a call may go on from here. Along its way epochs rise, so that two nodes with different views can't send
+    /// it to and fro.
+    pub(crate) fn may_forward(&self, arrival: Arrival) -> bool {
+        arrival.hops == 0 || (arrival.hops < MAX_HOPS && self.epoch > arrival.epoch)
+    }
+}
+
+/// The host of a call's next try.
+pub(crate) struct Attempt<'a> {
+    pub(crate) link: &'a Arc<Link>,
+    pub(crate) epoch: Epoch,
+    pub(crate) arrival: Arrival,
+    pub(crate) depth: u8,
+}
+
+/// How a try to pass a call on ended.
+pub(crate) enum Tried {
+    Answered(Response),
+    /// The module did not run; here is the call again, if it can be made again.
+    NotRun {
+        again: Option<Request>,
+        why: String,
+    },
+    /// The module may have run.
+    Broken(String),
+}
+
+/// A request on its way to other nodes.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    parts: http::request::Parts,
+    body: Replay,
+}
+
+impl Outgoing {
+    pub(crate) fn new(request: Request) -> Self {
+        let (parts, body) = request.into_parts();
+        Self { parts, body: Replay::new(body) }
+    }
+
+    /// The request as the module would get it; `None` when part of it was sent and forgotten.
+    pub(crate) fn request(&self) -> Option<Request> {
+        let body = self.body.body()?;
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.version_mut() = self.parts.version;
+        *request.headers_mut() = self.parts.headers.clone();
+        Some(request)
+    }
+}
+
+impl Attempt<'_> {
+    /// Sends the request. Of the answer only the headers are looked at.
+    pub(crate) async fn send(&self, request: Request) -> Tried {
+        match self.link.send(self.prepare(request)).await {
+            Ok(response) => Tried::Answered(response.map(Body::new)),
+            Err(Unanswered::NotSent(request, why)) => Tried::NotRun { again: Some(*request), why },
+            Err(Unanswered::NotRun(why)) => Tried::NotRun { again: None, why },
+            Err(Unanswered::Broken(why)) => Tried::Broken(why),
+        }
+    }
+
+    fn prepare(&self, mut request: Request) -> Request {
+        let headers = request.headers_mut();
+        // Of a connection, not of a call; and HTTP/2 refuses them.
+        for name in [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE] {
+            headers.remove(name);
+        }
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(HOPS, number(u64::from(self.arrival.hops) + 1));
+        headers.insert(EPOCH, number(self.epoch.0));
+        headers.insert(DEPTH, number(u64::from(self.depth)));
+        request.extensions_mut().clear();
+        *request.version_mut() = Version::HTTP_2;
+        let path = request.uri().path_and_query().cloned();
+        let uri = uri::Builder::new().scheme("http").authority(self.link.node.as_str());
+        let uri = uri.path_and_query(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/"))).build();
+        *request.uri_mut() = uri.expect("a node's name is a host's");
+        request
+    }
+}
+
+fn number(number: u64) -> HeaderValue {
+    HeaderValue::from(number)
+}
+
+impl Arrival {
+    /// What another node has written into a request; takes it out.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+        let number = |name| headers.get(name).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        let arrival = Self {
+            hops: number(HOPS).unwrap_or(1).clamp(1, u64::from(u8::MAX)) as u8,
+            epoch: Epoch(number(EPOCH).unwrap_or_default()),
+            depth: number(DEPTH).unwrap_or_default().min(u64::from(u8::MAX)) as u8,
+        };
+        strip(headers);
+        arrival
+    }
+}
+
+/// Removes what only nodes may say. From outside it is a lie, and from a module an accident: the status of a call that
+/// it made, say, which it hands on.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| name.as_str().starts_with(keys::PREFIX)) {
+        return;
+    }
+    for name in [HOPS, EPOCH, DEPTH, MOVED, OUTCOME] {
+        headers.remove(name);
+    }
+    let left: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(keys::PREFIX)).cloned().collect();
+    left.iter().for_each(|name| {
+        headers.remove(name);
+    });
+}
+
+/// Whether the answer says that the module did not run, and that another try may find it running: anything but
+/// UNAVAILABLE, such as a full queue, is for the caller to know.
+pub(crate) fn was_not_run(headers: &HeaderMap) -> bool {
+    headers.get(OUTCOME).is_some_and(|outcome| outcome == NOT_EXECUTED)
+        && headers.get(Status::GRPC_STATUS).is_some_and(|status| status == UNAVAILABLE)
+}
+
+/// `Code::Unavailable` as it is on the wire.
+const UNAVAILABLE: &str = "14";
+
+pub(crate) const NOT_EXECUTED: &str = "not-executed";
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Tells the node that sent a call here that the module has moved on.
+pub(crate) fn tell_moved(headers: &mut HeaderMap, epoch: Epoch, node: &NodeId) {
+    if let Ok(value) = HeaderValue::try_from(format!("{epoch} {node}")) {
+        headers.insert(MOVED, value);
+    }
+}
+
+/// Where the module is now, by the answer's word; takes it out.
+pub(crate) fn take_moved(headers: &mut HeaderMap) -> Option<(Epoch, NodeId)> {
+    let value = headers.remove(MOVED)?;
+    let (epoch, node) = value.to_str().ok()?.split_once(' ')?;
+    Some((Epoch(epoch.parse().ok()?), NodeId::parse(node).ok()?))
+}

@@ -1,0 +1,19 @@
+//! Which node hosts which module: asked for, decided, explained.
+//!
+//! ```text
+//! document ─▶ spec ───┐
+//! live nodes, labels ─┼─▶ scheduler (pure) ─▶ commands ─▶ log (Raft) ─▶ state, the same at every node
+//! state ──────────────┘       on the leader
+//! ```
+//!
+//! **Invariant:** `spec`, `document`, `scheduler`, `state` and `view` are pure: facts in, decisions out. Only `log`,
+//! `leader` and `lease` do I/O.
+
+pub(crate) mod document;
+pub(crate) mod leader;
+pub(crate) mod lease;
+pub(crate) mod log;
+pub(crate) mod scheduler;
+pub(crate) mod spec;
+pub(crate) mod state;
+pub(crate) mod view;

@@ -1,0 +1,107 @@
+//! Whether this node may serve exclusive parts: it has heard from the leader lately.
+//!
+//! The leader grants for a whole lease from when it was asked; this node uses five eighths of it, counted from before it
+//! asked. So even where its clock runs slower than the leader's, by up to 1.6 times, it has stopped before anybody
+//! takes over (the ratio is that of Kubernetes' client-go, `LeaseDuration` to `RenewDeadline`).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    log::{Log, Renewed},
+    state::State,
+};
+use crate::{call::gate::LeaseEnd, clock};
+
+/// How one renewal ended.
+enum Answer {
+    Granted,
+    Superseded(u64),
+    /// The cluster does not know this node, or nobody answered.
+    None,
+}
+
+/// Renews for ever. Says in `held` whether the lease holds, again each time that it does after it did not; and in `end`,
+/// for those that can't wait to be told, until when. Returns only when another process has this node's
+/// place: its generation.
+pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<bool>, end: Arc<LeaseEnd>) -> u64 {
+    let (every, usable) = (lease / 8, lease * 5 / 8);
+    let mut state = log.state();
+    let mut until: Option<Instant> = None;
+    loop {
+        let (asked, asked_at) = (Instant::now(), clock::coarse());
+        // The lease of before may end while this renewal is under way.
+        let answer = {
+            let mut renewal = std::pin::pin!(renew(&log, &mut state));
+            match until {
+                None => renewal.await,
+                Some(over) => match timeout_at(over, renewal.as_mut()).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        lost(&held);
+                        until = None;
+                        renewal.await
+                    }
+                },
+            }
+        };
+        match answer {
+            // It counts from when it was asked for, and the answer may have taken longer than it lasts.
+            Answer::Granted if asked.elapsed() < usable => {
+                if !end.holds() {
+                    // Nobody may have noticed; but who was refused waits to hear that it holds again.
+                    held.send_replace(false);
+                }
+                end.set(asked_at + usable);
+                until = Some(asked + usable);
+                held.send_if_modified(|held| !std::mem::replace(held, true));
+            }
+            Answer::Superseded(generation) => {
+                held.send_replace(false);
+                return generation;
+            }
+            Answer::Granted | Answer::None => {}
+        }
+        if let Some(over) = until
+            && over <= Instant::now() + every
+        {
+            // The next renewal may not come in time: see to the end on the way.
+            sleep(over.saturating_duration_since(Instant::now()).min(every)).await;
+            if over <= Instant::now() {
+                lost(&held);
+                until = None;
+            }
+            continue;
+        }
+        sleep(every).await;
+    }
+}
+
+fn lost(held: &watch::Sender<bool>) {
+    if held.send_replace(false) {
+        tracing::warn!(
+            "lost touch with the cluster: modules that one node hosts at a time are not served here for now"
+        );
+    }
+}
+
+async fn renew(log: &Log, state: &mut watch::Receiver<Arc<State>>) -> Answer {
+    let applied = state.borrow().index;
+    match log.renew(applied).await {
+        // What was decided while this node was cut off must be known to it before it goes on.
+        Ok(Renewed::Granted { must_apply }) => match state.wait_for(|state| state.index >= must_apply).await {
+            Ok(_) => Answer::Granted,
+            Err(_) => Answer::None,
+        },
+        Ok(Renewed::Superseded { by }) => Answer::Superseded(by),
+        Ok(Renewed::Unknown | Renewed::Held) => Answer::None,
+        Err(error) => {
+            tracing::debug!(%error, "the lease was not renewed");
+            Answer::None
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! The state machine of the placement log. Pure: a command goes in, and each node that applies the same commands in the
+//! same order has the same state.
+//!
+//! For each part (here: a module) there is one record, `(version, epoch, owner, phase)`. Whoever changes it says which
+//! version it saw; if that is not the record's any more, nothing happens. A delayed change can therefore never undo a
+//! later one, even where the epoch is the same again (after a move that was given up, say).
+//!
+//! ```text
+//!                        ┌──────── AbortMove ────────┐
+//!                        ▼                           │
+//! (none) ─ Assign ─▶ Stable ─ BeginMove ─▶ Moving ─ Prepared ─▶ Moving, prepared ─ Handover ─▶ Stable at epoch + 1
+//!                        ▲                                                                       │
+//!                        └─────────────── Assign (take-over), epoch + 1 ◀────────────────────────┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::{Kind, Spec};
+use crate::id::{Epoch, Incarnation, ModuleName, NodeId, RaftId, Timestamp};
+
+/// How many versions of the spec can be rolled back to.
+const HISTORY: usize = 20;
+/// How many events are kept.
+const EVENTS: usize = 256;
+
+/// The index of the log entry that last changed a record: what a change is compared with.
+pub(crate) type Version = u64;
+
+/// Everything that was decided.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct State {
+    /// The index of the last entry that was applied.
+    pub(crate) index: u64,
+    /// Made up once, by the first entry. Empty before.
+    pub(crate) cluster: String,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) parts: BTreeMap<ModuleName, Part>,
+    /// The newest first is last; never empty once a spec was set.
+    pub(crate) specs: VecDeque<SpecVersion>,
+    /// Members that must never come back, since a log may name them.
+    pub(crate) retired: BTreeSet<RaftId>,
+    /// How many members an operator wants to vote; 0 leaves it to the cluster.
+    pub(crate) voters_set: u32,
+    pub(crate) events: VecDeque<Event>,
+}
+
+/// A node that has joined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) generation: u64,
+    /// Which data directory it has: 128 random bits in hexadecimal.
+    pub(crate) marker: String,
+    /// The generation of its first process with that data directory.
+    #[serde(default)]
+    pub(crate) marker_since: u64,
+    pub(crate) raft_id: RaftId,
+    /// Whether its log outlives its process; only then may it vote beside others.
+    pub(crate) persistent: bool,
+    /// How long it believes that nobody takes over from it, in milliseconds.
+    #[serde(default)]
+    pub(crate) lease_ms: u64,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) application: String,
+    pub(crate) version: String,
+    /// The modules that its program has.
+    pub(crate) modules: BTreeMap<ModuleName, Declared>,
+    /// Gets nothing new.
+    #[serde(default)]
+    pub(crate) cordoned: bool,
+    /// It said that it goes, and hosts nothing any more.
+    #[serde(default)]
+    pub(crate) left: bool,
+}
+
+/// What a module's registration says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Declared {
+    /// The kind that it has where the spec does not say.
+    pub(crate) kind: Kind,
+    /// It holds state that a second host would not see, and that a move does not carry.
+    pub(crate) stateful: bool,
+    /// Full names of its services.
+    pub(crate) services: Vec<String>,
+}
+
+/// One part's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// The index of the entry that last changed this record.
+    pub(crate) version: Version,
+    pub(crate) epoch: Epoch,
+    pub(crate) hosting: Hosting,
+    /// An operator chose the place; the scheduler does not move it for the sake of balance.
+    #[serde(default)]
+    pub(crate) chosen: bool,
+}
+
+/// Who hosts a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Hosting {
+    /// One owner at a time.
+    Exclusive {
+        owner: Incarnation,
+        /// The owner has said that it serves this epoch.
+        active: bool,
+        moving: Option<Move>,
+    },
+    /// Each of these.
+    Replicated { hosts: BTreeSet<NodeId> },
+}
+
+/// A move under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Move {
+    /// The index of the entry that began it.
+    pub(crate) id: u64,
+    pub(crate) to: Incarnation,
+    /// The target has an instance that could serve.
+    pub(crate) prepared: bool,
+    /// An operator asked for it.
+    #[serde(default)]
+    pub(crate) chosen: bool,
+}
+
+/// A version of the spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpecVersion {
+    /// From 1. Zero, which is never in the list, is the empty spec that a cluster begins with.
+    pub(crate) version: u64,
+    pub(crate) spec: Spec,
+    pub(crate) by: String,
+    pub(crate) at: Timestamp,
+    pub(crate) why: String,
+}
+
+/// Something that an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Of the entry that it is about.
+    pub(crate) index: u64,
+    pub(crate) at: Timestamp,
+    /// "node-joined", "move-begun": words that scripts may rely on.
+    pub(crate) kind: String,
+    pub(crate) module: Option<ModuleName>,
+    pub(crate) node: Option<NodeId>,
+    /// Who asked for it; the leader's name where nobody did.
+    pub(crate) by: String,
+    /// The whole of it, for people.
+    pub(crate) text: String,
+}
+
+/// A command, with who gave it and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    pub(crate) at: Timestamp,
+    /// The operator, or the node.
+    pub(crate) by: String,
+    pub(crate) command: Command,
+}
+
+/// What may be changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Command {
+    /// The first entry of a cluster's log.
+    Found { cluster: String },
+    /// A node has started, or started again.
+    Register { node: NodeId, record: Node },
+    /// A node has stopped, having handed over what it hosted.
+    Leave(Incarnation),
+    /// A node that is gone will not come back.
+    Forget(NodeId),
+    /// Whether a node may get something new.
+    Cordon { node: NodeId, cordoned: bool },
+    /// How many members should vote: 1, 3 or 5; 0 leaves it to the cluster.
+    SetVoters { count: u32 },
+    /// A new version of the spec, in place of version `expect`.
+    SetSpec { expect: u64, spec: Spec, why: String },
+    /// A change of one part's record, in place of version `expect`; 0 for one that is not there.
+    Part { module: ModuleName, expect: Version, change: PartChange, why: String },
+}
+
+/// A change of one part's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PartChange {
+    /// A first owner, or a take-over: whoever proposes it has made sure that the last owner serves no more.
+    Assign(Incarnation),
+    /// The hosts of a replicated part.
+    Replicate(BTreeSet<NodeId>),
+    BeginMove {
+        to: Incarnation,
+        /// By an operator, not for balance.
+        chosen: bool,
+    },
+    AbortMove,
+    /// The target has an instance.
+    Prepared,
+    /// This is the move: the owner, which has closed its gate, gives the part to the target.
+    Handover,
+    /// The owner serves.
+    Activated,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Refused {
+    #[error("the cluster was founded already")]
+    Founded,
+    #[error("`{0}` is not a node of this cluster")]
+    NoNode(NodeId),
+    #[error("node `{node}` has started again since: generation {known} is newer than {seen}")]
+    Superseded { node: NodeId, known: u64, seen: u64 },
+    #[error(
+        "the data directory of node `{0}` belonged to a node that was forgotten or replaced; delete the directory, so that it joins as a new one"
+    )]
+    Retired(NodeId),
+    #[error("modules are placed on node `{0}` still; stop it, and wait until others host them")]
+    StillThere(NodeId),
+    #[error("{0} members can't vote: 1, 3 or 5 can; 0 leaves it to the cluster")]
+    Voters(u32),
+    #[error("the placement is at version {current}, not {expected}: somebody has changed it; look at it again")]
+    SpecChanged { expected: u64, current: u64 },
+    #[error("module `{module}` was changed in between: its record is at version {current}, not {expected}")]
+    PartChanged { module: ModuleName, expected: Version, current: Version },
+    #[error("module `{module}` is not in a state for that: {problem}")]
+    Phase { module: ModuleName, problem: String },
+}
+
+/// What a command did: the index of its entry.
+pub(crate) type Outcome = Result<u64, Refused>;
+
+impl State {
+    /// The spec in force, and its version.
+    pub(crate) fn spec(&self) -> (u64, &Spec) {
+        static NONE: std::sync::LazyLock<Spec> = std::sync::LazyLock::new(Spec::default);
+        self.specs.back().map_or((0, &*NONE), |current| (current.version, &current.spec))
+    }
+
+    /// The incarnation of a node that is in force, if it has not left.
+    pub(crate) fn incarnation(&self, node: &NodeId) -> Option<Incarnation> {
+        let record = self.nodes.get(node).filter(|record| !record.left)?;
+        Some(Incarnation { node: node.clone(), generation: record.generation })
+    }
+
+    /// What modules are, as the nodes that have them say; where versions of the program differ, the newest generation
+    /// is believed.
+    pub(crate) fn declared(&self) -> BTreeMap<&ModuleName, &Declared> {
+        let mut nodes: Vec<&Node> = self.nodes.values().filter(|node| !node.left).collect();
+        nodes.sort_by_key(|node| node.generation);
+        nodes.iter().flat_map(|node| &node.modules).collect()
+    }
+
+    /// Applies the entry with this index.
+    pub(crate) fn apply(&mut self, index: u64, proposal: &Proposal) -> Outcome {
+        self.index = index;
+        let applied = self.change(index, proposal);
+        if let Ok(event) = applied {
+            let (kind, module, node, text) = event;
+            let Proposal { at, by, .. } = proposal;
+            self.events.push_back(Event { index, at: *at, kind: kind.to_owned(), module, node, by: by.clone(), text });
+            if self.events.len() > EVENTS {
+                self.events.pop_front();
+            }
+            return Ok(index);
+        }
+        applied.map(|_| index)
+    }
+
+    fn change(&mut self, index: u64, proposal: &Proposal) -> Result<Told, Refused> {
+        match &proposal.command {
+            Command::Found { cluster } => {
+                if !self.cluster.is_empty() {
+                    return Err(Refused::Founded);
+                }
+                self.cluster.clone_from(cluster);
+                Ok(("cluster-founded", None, None, format!("cluster {cluster} was founded")))
+            }
+            Command::Register { node, record } => self.register(node, record),
+            Command::Leave(incarnation) => {
+                let record = self.node(&incarnation.node)?;
+                if record.generation != incarnation.generation {
+                    return Err(superseded(incarnation, record.generation));
+                }
+                record.left = true;
+                Ok(told_of_node("node-left", &incarnation.node, format!("{} has left", incarnation.node)))
+            }
+            Command::Forget(node) => {
+                let hosts = self.parts.values().any(|part| part.names(node));
+                let record = self.node(node)?;
+                // One that has crashed is gone as well, once others have what it hosted.
+                if !record.left && hosts {
+                    return Err(Refused::StillThere(node.clone()));
+                }
+                let raft_id = record.raft_id;
+                self.retired.insert(raft_id);
+                self.nodes.remove(node);
+                Ok(told_of_node("node-forgotten", node, format!("{node} was forgotten")))
+            }
+            Command::Cordon { node, cordoned } => {
+                self.node(node)?.cordoned = *cordoned;
+                let (kind, text) = match cordoned {
+                    true => ("node-cordoned", format!("{node} gets nothing new")),
+                    false => ("node-uncordoned", format!("{node} may get modules again")),
+                };
+                Ok(told_of_node(kind, node, text))
+            }
+            Command::SetVoters { count } => {
+                if ![0, 1, 3, 5].contains(count) {
+                    return Err(Refused::Voters(*count));
+                }
+                self.voters_set = *count;
+                let text = match count {
+                    0 => "the cluster chooses how many members vote".to_owned(),
+                    count => format!("{count} members are to vote"),
+                };
+                Ok(("voters-set", None, None, text))
+            }
+            Command::SetSpec { expect, spec, why } => {
+                let (current, _) = self.spec();
+                if current != *expect {
+                    return Err(Refused::SpecChanged { expected: *expect, current });
+                }
+                let (by, at, version) = (proposal.by.clone(), proposal.at, current + 1);
+                self.specs.push_back(SpecVersion { version, spec: spec.clone(), by, at, why: why.clone() });
+                if self.specs.len() > HISTORY {
+                    self.specs.pop_front();
+                }
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                Ok(("spec-changed", None, None, format!("the placement is now version {version}{why}")))
+            }
+            Command::Part { module, expect, change, why } => {
+                let current = self.parts.get(module).map_or(0, |part| part.version);
+                if current != *expect {
+                    return Err(Refused::PartChanged { module: module.clone(), expected: *expect, current });
+                }
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                let (kind, node, text) = self.change_part(index, module, change)?;
+                Ok((kind, Some(module.clone()), node, format!("{text}{why}")))
+            }
+        }
+    }
+
+    fn register(&mut self, node: &NodeId, record: &Node) -> Result<Told, Refused> {
+        if self.retired.contains(&record.raft_id) {
+            return Err(Refused::Retired(node.clone()));
+        }
+        let mut record = record.clone();
+        record.marker_since = record.generation;
+        let mut text = format!("{node} has joined");
+        if let Some(known) = self.nodes.get(node) {
+            if known.generation >= record.generation {
+                let (known, seen) = (known.generation, record.generation);
+                // The same node again: its first attempt was answered, and the answer was lost.
+                if known == seen && self.nodes[node].marker == record.marker {
+                    return Ok(told_of_node("node-joined", node, text));
+                }
+                return Err(Refused::Superseded { node: node.clone(), known, seen });
+            }
+            record.cordoned = known.cordoned;
+            if known.marker == record.marker {
+                record.marker_since = known.marker_since;
+            }
+            text = format!("{node} has started again");
+            if known.raft_id != record.raft_id {
+                self.retired.insert(known.raft_id);
+                text = format!("{node} has started again with another data directory");
+            }
+        }
+        self.nodes.insert(node.clone(), record);
+        Ok(told_of_node("node-joined", node, text))
+    }
+
+    fn node(&mut self, node: &NodeId) -> Result<&mut Node, Refused> {
+        self.nodes.get_mut(node).ok_or_else(|| Refused::NoNode(node.clone()))
+    }
+
+    /// Makes sure that an incarnation is the one in force.
+    fn in_force(&self, incarnation: &Incarnation) -> Result<(), Refused> {
+        match self.nodes.get(&incarnation.node) {
+            Some(record) if record.generation == incarnation.generation && !record.left => Ok(()),
+            Some(record) => Err(superseded(incarnation, record.generation)),
+            None => Err(Refused::NoNode(incarnation.node.clone())),
+        }
+    }
+
+    fn change_part(&mut self, index: u64, module: &ModuleName, change: &PartChange) -> Result<ToldOfPart, Refused> {
+        let phase = |problem: &str| Refused::Phase { module: module.clone(), problem: problem.to_owned() };
+        let part = self.parts.get(module);
+        let (epoch, chosen) = part.map_or((Epoch::default(), false), |part| (part.epoch, part.chosen));
+        let put = |state: &mut Self, epoch, chosen, hosting| {
+            state.parts.insert(module.clone(), Part { version: index, epoch, hosting, chosen });
+        };
+        match change {
+            PartChange::Assign(to) => {
+                self.in_force(to)?;
+                if let Some(Hosting::Replicated { hosts }) = part.map(|part| &part.hosting)
+                    && hosts.iter().any(|host| *host != to.node)
+                {
+                    return Err(phase("other nodes host it still"));
+                }
+                let hosting = Hosting::Exclusive { owner: to.clone(), active: false, moving: None };
+                put(self, epoch.next(), false, hosting);
+                return Ok(("assigned", Some(to.node.clone()), format!("{module} is for {} to serve", to.node)));
+            }
+            PartChange::Replicate(hosts) => {
+                if hosts.is_empty() {
+                    return Err(phase("it would be on no node"));
+                }
+                if let Some(unknown) = hosts.iter().find(|host| !self.nodes.contains_key(*host)) {
+                    return Err(Refused::NoNode(unknown.clone()));
+                }
+                let names: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+                let text = format!("{module} is for {} to serve", names.join(", "));
+                put(self, epoch.next(), chosen, Hosting::Replicated { hosts: hosts.clone() });
+                return Ok(("replicated", None, text));
+            }
+            _ => {}
+        }
+        let Some(Hosting::Exclusive { owner, active, moving }) = part.map(|part| part.hosting.clone()) else {
+            return Err(phase("it is not placed on one node"));
+        };
+        match (change, moving) {
+            (PartChange::BeginMove { .. }, Some(moving)) => {
+                Err(phase(&format!("it is on its way to {} already", moving.to.node)))
+            }
+            (PartChange::BeginMove { .. }, None) if !active => {
+                Err(phase(&format!("{} has not begun to serve it yet", owner.node)))
+            }
+            (PartChange::BeginMove { to, .. }, None) if *to == owner => Err(phase(&format!("it is on {}", to.node))),
+            (PartChange::BeginMove { to, chosen: by_operator }, None) => {
+                self.in_force(to)?;
+                let text = format!("{module} moves from {} to {}", owner.node, to.node);
+                let moving = Some(Move { id: index, to: to.clone(), prepared: false, chosen: *by_operator });
+                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving });
+                Ok(("move-begun", Some(to.node.clone()), text))
+            }
+            (PartChange::AbortMove, Some(moving)) => {
+                let text = format!("{module} stays on {}", owner.node);
+                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving: None });
+                Ok(("move-aborted", Some(moving.to.node), text))
+            }
+            (PartChange::Prepared, Some(moving)) => {
+                let text = format!("{module} is ready on {}", moving.to.node);
+                let node = Some(moving.to.node.clone());
+                let moving = Some(Move { prepared: true, ..moving });
+                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving });
+                Ok(("move-prepared", node, text))
+            }
+            (PartChange::Handover, Some(moving)) => {
+                if !moving.prepared {
+                    return Err(phase(&format!("{} is not ready for it", moving.to.node)));
+                }
+                self.in_force(&moving.to)?;
+                let node = Some(moving.to.node.clone());
+                let text = format!("{module} is {}'s from now on, at epoch {}", moving.to.node, epoch.next());
+                let hosting = Hosting::Exclusive { owner: moving.to, active: false, moving: None };
+                put(self, epoch.next(), moving.chosen, hosting);
+                Ok(("moved", node, text))
+            }
+            (PartChange::AbortMove | PartChange::Prepared | PartChange::Handover, None) => {
+                Err(phase("no move is under way"))
+            }
+            (PartChange::Activated, moving) => {
+                let (node, text) = (owner.node.clone(), format!("{} serves {module}", owner.node));
+                put(self, epoch, chosen, Hosting::Exclusive { owner, active: true, moving });
+                Ok(("activated", Some(node), text))
+            }
+            (PartChange::Assign(_) | PartChange::Replicate(_), _) => {
+                unreachable!("these are answered above")
+            }
+        }
+    }
+}
+
+/// Kind, module, node and text of an event.
+type Told = (&'static str, Option<ModuleName>, Option<NodeId>, String);
+type ToldOfPart = (&'static str, Option<NodeId>, String);
+
+fn told_of_node(kind: &'static str, node: &NodeId, text: String) -> Told {
+    (kind, None, Some(node.clone()), text)
+}
+
+fn superseded(incarnation: &Incarnation, known: u64) -> Refused {
+    Refused::Superseded { node: incarnation.node.clone(), known, seen: incarnation.generation }
+}
+
+impl Part {
+    /// Who serves it, or will.
+    pub(crate) fn hosts(&self) -> Vec<&NodeId> {
+        match &self.hosting {
+            Hosting::Exclusive { owner, .. } => vec![&owner.node],
+            Hosting::Replicated { hosts } => hosts.iter().collect(),
+        }
+    }
+
+    /// Whether an operator chose where it is, or where it is on its way to.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.moving().map_or(self.chosen, |moving| moving.chosen)
+    }
+
+    /// Whether the record says that a node hosts it, or will.
+    pub(crate) fn names(&self, node: &NodeId) -> bool {
+        self.hosts().contains(&node) || self.moving().is_some_and(|moving| moving.to.node == *node)
+    }
+
+    pub(crate) fn moving(&self) -> Option<&Move> {
+        match &self.hosting {
+            Hosting::Exclusive { moving, .. } => moving.as_ref(),
+            Hosting::Replicated { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for PartChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Assign(to) => write!(f, "assign to {to}"),
+            Self::Replicate(hosts) => write!(f, "replicate on {hosts:?}"),
+            Self::BeginMove { to, .. } => write!(f, "begin a move to {to}"),
+            Self::AbortMove => f.write_str("abort the move"),
+            Self::Prepared => f.write_str("prepared"),
+            Self::Handover => f.write_str("hand over"),
+            Self::Activated => f.write_str("activated"),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Names that nodes of two versions must agree on: keys of gossip and of call metadata.
+
+/// Keys of what a node gossips of itself. Values are text. An object that is too large for one value goes on under
+/// `KEY.1`, `KEY.2` and so on.
+pub mod gossip {
+    /// `joining`, `ready`, `draining` or `leaving`.
+    pub const LIFECYCLE: &str = "lifecycle";
+    /// The address of the ingress, `HOST:PORT`.
+    pub const INGRESS: &str = "ingress";
+    /// `true` where the ingress speaks TLS.
+    pub const INGRESS_TLS: &str = "ingress.tls";
+    /// The address of the admin API, `HOST:PORT`.
+    pub const ADMIN: &str = "admin";
+    /// The application's name.
+    pub const APPLICATION: &str = "app";
+    /// The application's version.
+    pub const VERSION: &str = "app.version";
+    /// The node's number in the placement log's consensus.
+    pub const RAFT_ID: &str = "raft.id";
+    /// `true` where the node's log outlives its process.
+    pub const PERSISTENT: &str = "persistent";
+    /// The id of the cluster that the node belongs to.
+    pub const CLUSTER: &str = "cluster";
+    /// Labels, a JSON object.
+    pub const LABELS: &str = "labels";
+    /// What the node hosts: a JSON object, module to instance.
+    pub const HOSTING: &str = "hosting";
+    /// How busy it is: a JSON object.
+    pub const LOAD: &str = "load";
+    /// A digest for each service's descriptors: a JSON object.
+    pub const DESCRIPTORS: &str = "descriptors";
+}
+
+/// Keys of metadata that nodes add to calls. All begin with `outpost-`; what comes from outside under such a key is
+/// dropped at the edge.
+pub mod metadata {
+    /// The prefix of all of them.
+    pub const PREFIX: &str = "outpost-";
+    /// How many nodes a call has been passed on by, in decimal.
+    pub const HOPS: &str = "outpost-hops";
+    /// The epoch of the module's placement that a call was routed by.
+    pub const EPOCH: &str = "outpost-epoch";
+    /// How many calls a call is nested in.
+    pub const DEPTH: &str = "outpost-depth";
+    /// On an answer: the module is elsewhere now, as `EPOCH NODE`.
+    pub const MOVED: &str = "outpost-moved";
+    /// On an error of the framework's own: whether the module may have run. `not-executed` or `unknown`.
+    pub const OUTCOME: &str = "outpost-outcome";
+}
