@@ -1,27 +1,42 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+mod call;
+mod change;
+mod dev;
+mod look;
 
+use std::time::Duration;
+
+pub(crate) use call::{CallArgs, CallOutput, TlsArgs};
+pub(crate) use change::{
+    ApplyArgs, ChangeArgs, CordonArgs, ForgetArgs, MoveArgs, PinArgs, RollbackArgs, ScaleArgs, UnpinArgs, VotersWanted,
+    WaitArgs,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use dev::{DevArgs, Setting};
+pub(crate) use look::{
+    DocumentArgs, DocumentFormat, EventsArgs, HistoryArgs, HistoryVerb, ModulesArgs, ModulesOutput, NodesArgs,
+    NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
+};
 
 use crate::{
     address::{Address, node_address},
-    metadata::Header,
+    error::exit,
 };
 
-const AFTER_HELP: &str = "\
+const EXAMPLES: &str = "\
 Examples:
-  outpost status                                          what runs here
-  outpost modules -o mermaid                              a picture of who calls whom
-  outpost call                                            every method that can be called
-  outpost call shop.v1.Catalog/Get '{\"product_id\": \"mug\"}'
+  outpost dev --nodes 3 -- target/release/shop            a cluster on this machine
+  outpost status                                          the cluster on one screen
+  outpost move checkout --to node-2                       moves a module while it serves
+  outpost plan placement.toml && echo nothing to do       what a placement would change
+  outpost why checkout                                    why it is where it is
+  outpost call shop.v1.Catalog/Get '{\"product_id\": \"mug\"}'";
 
-Exit codes: 0 done; 1 the answer was an error; 2 wrong arguments or JSON; 4 the server can't be reached;
-130 ended by Ctrl-C.";
-
-/// Looks into running Outpost applications, and calls them.
+/// Looks into a running Outpost cluster, changes it, and calls its modules.
 #[derive(Debug, Parser)]
-#[command(name = "outpost", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "outpost", version, disable_help_subcommand = true)]
+#[command(after_help = with_codes(EXAMPLES))]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -29,145 +44,108 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Shows what a node is, and what it is doing.
-    #[command(after_help = STATUS_EXAMPLES)]
+    /// Shows the cluster on one screen: who leads, nodes, modules, and what is wrong.
+    #[command(after_help = look::STATUS_EXAMPLES)]
     Status(StatusArgs),
-    /// Lists a node's modules, their services and the modules that they call.
-    #[command(after_help = MODULES_EXAMPLES)]
+    /// Lists the nodes.
+    #[command(after_help = look::NODES_EXAMPLES)]
+    Nodes(NodesArgs),
+    /// Lists the modules, and where they are.
+    #[command(after_help = look::MODULES_EXAMPLES)]
     Modules(ModulesArgs),
+    /// Prints the hosts of a module, one a line.
+    #[command(after_help = look::WHERE_EXAMPLES)]
+    Where(WhereArgs),
+    /// Tells why a module is where it is, or why it is nowhere.
+    #[command(after_help = look::WHY_EXAMPLES)]
+    Why(WhyArgs),
+    /// Prints what happened in the cluster.
+    #[command(after_help = look::EVENTS_EXAMPLES)]
+    Events(EventsArgs),
+    /// Lists the versions of the placement, the newest first.
+    #[command(after_help = look::HISTORY_EXAMPLES)]
+    History(HistoryArgs),
+    /// Shows what a placement document would change, and changes nothing.
+    #[command(after_help = with_codes(look::PLAN_EXAMPLES))]
+    Plan(PlanArgs),
+    /// Puts a placement document in force, and waits until every module is where it should be.
+    #[command(after_help = with_codes(change::APPLY_EXAMPLES))]
+    Apply(ApplyArgs),
+    /// Puts an earlier placement in force again, as a new version.
+    #[command(after_help = with_codes(change::ROLLBACK_EXAMPLES))]
+    Rollback(RollbackArgs),
+    /// Moves a module to another node while it serves.
+    #[command(after_help = with_codes(change::MOVE_EXAMPLES))]
+    Move(MoveArgs),
+    /// Sets on how many nodes a replicated module runs.
+    #[command(after_help = with_codes(change::SCALE_EXAMPLES))]
+    Scale(ScaleArgs),
+    /// Binds a module to a node.
+    #[command(after_help = with_codes(change::PIN_EXAMPLES))]
+    Pin(PinArgs),
+    /// Lets go of a module that was bound to a node.
+    #[command(after_help = with_codes(change::UNPIN_EXAMPLES))]
+    Unpin(UnpinArgs),
+    /// Gives a node nothing new; what it has stays.
+    #[command(after_help = with_codes(change::CORDON_EXAMPLES))]
+    Cordon(CordonArgs),
+    /// Lets a node have new modules again.
+    #[command(after_help = with_codes(change::UNCORDON_EXAMPLES))]
+    Uncordon(CordonArgs),
+    /// Forgets a node that has left for good.
+    #[command(after_help = with_codes(change::FORGET_EXAMPLES))]
+    Forget(ForgetArgs),
+    /// Lists the nodes that decide on placement, or sets how many do.
+    #[command(after_help = with_codes(look::VOTERS_EXAMPLES))]
+    Voters(VotersArgs),
     /// Calls a method of any gRPC server that has server reflection.
     ///
     /// Without a method it lists the methods, and with only a service also the messages that they take. The server is
     /// the node's ingress, unless there is an --address.
-    #[command(after_help = CALL_EXAMPLES)]
+    #[command(after_help = with_codes(call::EXAMPLES))]
     Call(Box<CallArgs>),
+    /// Runs a cluster of an application on this machine.
+    ///
+    /// Each node has a name (node-1 ...), a folder for its data, and three ports: clients, operators, other nodes.
+    /// Ctrl-C stops them all. If this process is killed with SIGKILL, its nodes go on.
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(DevArgs),
+    /// Prints a script that completes this tool's command line.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
-const STATUS_EXAMPLES: &str = "\
-Examples:
-  outpost status
-  outpost status --node 127.0.0.1:7401
-  outpost status -o json | jq .calls_in_flight";
+fn with_codes(examples: &str) -> String {
+    format!("{examples}\n\n{}", exit::HELP)
+}
 
-const MODULES_EXAMPLES: &str = "\
+const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
-  outpost modules
-  outpost modules -o json | jq -r '.modules[] | select(.panics > 0).name'
-  outpost modules -o mermaid > modules.mmd";
-
-const CALL_EXAMPLES: &str = "\
-Examples:
-  outpost call                                         every method
-  outpost call Catalog                                 the methods of one service, and what they take
-  outpost call shop.v1.Catalog/Get '{\"product_id\": \"mug\"}'
-  outpost call Orders/Watch '{\"order_id\": \"ORDER-1\"}' --timeout 10s -o json
-  outpost call Reviews/Upload -d @reviews.json         a stream of messages: one after the other
-  outpost call Support/Chat -d -                       sends each message as it is typed; Ctrl-D ends
-  outpost call Checkout/PlaceOrder -d @order.json -H 'authorization: Bearer TOKEN'
-  outpost call --address https://grpc.example.com:443  any other server, by TLS
-
-Exit codes: 0 the call succeeded; 1 the answer was an error; 2 wrong arguments or JSON; 4 the server can't be reached;
-130 ended by Ctrl-C.";
+  outpost completions bash > ~/.local/share/bash-completion/completions/outpost
+  outpost completions zsh > ~/.zfunc/_outpost
+  outpost completions fish > ~/.config/fish/completions/outpost.fish";
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    /// The node's admin API (its `admin.listen`).
-    #[arg(long, env = "OUTPOST_NODE", value_name = "ADDRESS", default_value = "127.0.0.1:7001")]
+    /// The admin API (`admin.listen`) of any node of the cluster.
+    #[arg(long, env = "OUTPOST_NODE", value_name = "ADDRESS", default_value = "127.0.0.1:7001", global = true)]
     #[arg(value_parser = node_address)]
     pub(crate) node: Address,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub(crate) node: NodeArgs,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: StatusOutput,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum StatusOutput {
-    #[default]
-    Table,
-    Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ModulesArgs {
-    #[command(flatten)]
-    pub(crate) node: NodeArgs,
-    /// How to print them.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: ModulesOutput,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum ModulesOutput {
-    #[default]
-    Table,
-    Json,
-    /// A flow chart for mermaid.js.org.
-    Mermaid,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CallArgs {
-    /// The method, such as shop.v1.Catalog/Get. The package may be left out if that leaves no doubt.
-    #[arg(value_name = "SERVICE/METHOD")]
-    pub(crate) method: Option<String>,
-    /// The message, such as '{"product_id": "mug"}'; several, one after the other, for a method that takes a stream.
-    #[arg(value_name = "JSON", conflicts_with = "data")]
-    pub(crate) json: Option<String>,
-    /// The same as JSON; or @FILE to read it from a file, or - to read it from stdin.
-    #[arg(short, long, value_name = "JSON")]
-    pub(crate) data: Option<String>,
-    #[command(flatten)]
-    pub(crate) node: NodeArgs,
-    /// Calls this server, and asks no node.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) address: Option<Address>,
-    /// Ends the call after so long, such as 500ms or 1m; the server is told. Without it, the call takes what it takes.
-    #[arg(long, value_name = "DURATION", value_parser = timeout)]
-    pub(crate) timeout: Option<Duration>,
-    /// Metadata to send, such as 'authorization: Bearer TOKEN'; may be repeated. The value of a key that ends in -bin
-    /// is base64.
-    #[arg(short = 'H', long = "header", value_name = "KEY: VALUE")]
-    pub(crate) headers: Vec<Header>,
-    /// How to print answers.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: CallOutput,
-    /// Prints fields that have their default value too.
-    #[arg(long)]
-    pub(crate) emit_defaults: bool,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TlsArgs {
-    /// Calls by TLS, as for an address that begins with https://. A node's ingress is known to speak TLS or not.
-    #[arg(long)]
-    pub(crate) tls: bool,
-    /// Trusts the certificates in this PEM file, and not those that the system trusts. Implies --tls.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_ca: Option<PathBuf>,
-    /// The name that the server's certificate must have, if it is not the address's. Implies --tls.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) tls_name: Option<String>,
-}
-
+/// How to print what has two forms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CallOutput {
-    /// Indented JSON.
+pub(crate) enum DataOutput {
     #[default]
-    Pretty,
-    /// JSON, one line an answer.
+    Table,
     Json,
 }
 
 /// Bounded, because gRPC can't say more on the wire than eight digits.
-fn timeout(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     let wanted = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms, 10s or 1m"))?;
     if wanted < Duration::from_millis(1) || wanted > LONGEST {
@@ -188,16 +166,55 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_has_a_unit_and_a_bound() {
-        assert_eq!(timeout("1m 30s"), Ok(Duration::from_secs(90)));
-        for bad in ["10", "0s", "1us", "1000y", ""] {
-            assert!(timeout(bad).is_err(), "{bad}");
+    fn every_verb_has_examples() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("outpost {}", verb.get_name())), "{}: {help}", verb.get_name());
         }
     }
 
     #[test]
-    fn json_is_given_once() {
-        assert!(Cli::try_parse_from(["outpost", "call", "a/B", "{}", "-d", "{}"]).is_err());
-        assert!(Cli::try_parse_from(["outpost", "call", "a/B", "-d", "-"]).is_ok());
+    fn the_page_on_the_tool_has_every_verb_and_exit_code() {
+        const PAGE: &str = include_str!("../../docs/cli.md");
+        for verb in Cli::command().get_subcommands() {
+            assert!(PAGE.contains(&format!("\n$ outpost {}", verb.get_name())), "{}", verb.get_name());
+        }
+        for line in exit::HELP.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once(' ').unwrap();
+            let row = format!("| {code} | {} |", meaning.trim());
+            assert!(PAGE.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_a_bound() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for bad in ["10", "0s", "1us", "1000y", ""] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_means_one_thing() {
+        for (line, good) in [
+            ("outpost call a/B {} -d {}", false),
+            ("outpost call a/B -d -", true),
+            ("outpost move checkout --to node-2 --wait --no-wait", true),
+            ("outpost move checkout", false),
+            ("outpost scale cart every", true),
+            ("outpost scale cart 0", false),
+            ("outpost pin cart --to node-1", false),
+            ("outpost voters set 2", false),
+            ("outpost voters set auto --node 127.0.0.1:1", true),
+            ("outpost history show 3 --node 127.0.0.1:1", true),
+            ("outpost history show 3 -o json", true),
+            ("outpost dev --nodes 0 -- shop", false),
+            ("outpost dev", false),
+            ("outpost dev -- shop --log debug", true),
+            ("outpost dev shop", true),
+            ("outpost dev --set log.filter -- shop", false),
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), good, "{line}");
+        }
     }
 }

@@ -1,28 +1,26 @@
-//! What a node says of itself: `status` and `modules`.
+//! What one node says of itself: `status --local`, `modules --local`, and who calls whom.
 
 use std::time::Duration;
 
 use outpost_proto::{
-    admin::v1::{DescribeRequest, DescribeResponse, Node, admin_client::AdminClient},
+    admin::v1::{DescribeRequest, DescribeResponse, Node},
     describe,
 };
 use serde_json::json;
-use tonic::Code;
 
 use crate::{
     address::Address,
-    args::{ModulesArgs, ModulesOutput, StatusArgs, StatusOutput},
-    connect::{self, REQUEST_LIMIT, connect, not_grpc},
+    admin::Admin,
+    args::{DataOutput, ModulesArgs, ModulesOutput, StatusArgs},
     error::CliError,
     output::Output,
-    status::Answer,
 };
 
-pub(crate) async fn status(args: StatusArgs, out: &mut Output) -> Result<(), CliError> {
+pub(crate) async fn status(args: &StatusArgs, out: &mut Output) -> Result<(), CliError> {
     let described = ask(&args.node.node).await?;
     match args.output {
-        StatusOutput::Table => out.print(&table(&described)).await,
-        StatusOutput::Json => {
+        DataOutput::Table => out.print(&table(&described)).await,
+        DataOutput::Json => {
             let mut value = json!(described.node.clone().unwrap_or_default());
             value["modules"] = json!(described.modules.len());
             value["panics"] = json!(panics(&described));
@@ -31,7 +29,7 @@ pub(crate) async fn status(args: StatusArgs, out: &mut Output) -> Result<(), Cli
     }
 }
 
-pub(crate) async fn modules(args: ModulesArgs, out: &mut Output) -> Result<(), CliError> {
+pub(crate) async fn modules(args: &ModulesArgs, out: &mut Output) -> Result<(), CliError> {
     let described = ask(&args.node.node).await?;
     match args.output {
         ModulesOutput::Table => out.print(&describe::table(&described.modules, &described.cycles)).await,
@@ -53,22 +51,8 @@ pub(crate) async fn ingress(node: &Address) -> Result<Address, CliError> {
 }
 
 async fn ask(node: &Address) -> Result<DescribeResponse, CliError> {
-    let channel = connect(node, &connect::From::Node, None).await?;
-    let mut client = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
-    let Ok(answered) = tokio::time::timeout(REQUEST_LIMIT, client.describe(DescribeRequest {})).await else {
-        let remedy = "is this a node's admin.listen? set another with --node";
-        return Err(CliError::TimedOut { what: "the question what the node is", limit: REQUEST_LIMIT, remedy });
-    };
-    answered.map(tonic::Response::into_inner).map_err(|status| {
-        if let Some(unreachable) = not_grpc(node, &connect::From::Node, &status) {
-            return unreachable.into();
-        }
-        let answer = Answer::new(&status, None);
-        match answer.code() {
-            Code::Unimplemented => CliError::NotAdmin { address: node.clone(), answer },
-            _ => CliError::Answered(answer),
-        }
-    })
+    let admin = Admin::connect(node).await?;
+    admin.ask("the question what the node is", admin.client().describe(DescribeRequest {})).await
 }
 
 fn panics(described: &DescribeResponse) -> u64 {

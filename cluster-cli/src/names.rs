@@ -1,6 +1,8 @@
-//! From what people type to a service and a method that a server has.
+//! From what people type to what there is: services and methods of a server, modules and nodes of a cluster.
 
-/// A name that a server doesn't have.
+use outpost_proto::admin::v1::{Cluster, ClusterModule, ClusterNode};
+
+/// A name that nothing has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadName {
     #[error("{server} has no service `{name}`{}{}", suggestion(.near), list("its services are", .services))]
@@ -9,6 +11,25 @@ pub(crate) enum BadName {
     AmbiguousService { name: String, of: Vec<String> },
     #[error("service `{service}` has no method `{name}`{}{}", suggestion(.near), list("its methods are", .methods))]
     UnknownMethod { service: String, name: String, near: Vec<String>, methods: Vec<String> },
+    #[error("there is no {what} `{name}`{}{}", suggestion(.near), list(&format!("the {what}s are"), .names))]
+    NotInCluster { what: &'static str, name: String, near: Vec<String>, names: Vec<String> },
+}
+
+/// The module of this name.
+pub(crate) fn module<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a ClusterModule, BadName> {
+    let found = cluster.modules.iter().find(|module| module.name == name);
+    found.ok_or_else(|| not_in_cluster("module", name, cluster.modules.iter().map(|module| &module.name)))
+}
+
+/// The node of this name.
+pub(crate) fn node<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a ClusterNode, BadName> {
+    let found = cluster.nodes.iter().find(|node| node.name == name);
+    found.ok_or_else(|| not_in_cluster("node", name, cluster.nodes.iter().map(|node| &node.name)))
+}
+
+fn not_in_cluster<'a>(what: &'static str, name: &str, names: impl Iterator<Item = &'a String>) -> BadName {
+    let names: Vec<String> = names.cloned().collect();
+    BadName::NotInCluster { what, name: name.to_owned(), near: near(name, &names), names }
 }
 
 /// A service, and a method if one was named. Reads `shop.v1.Cart/Add`, `/shop.v1.Cart/Add`, `shop.v1.Cart.Add`, and
@@ -101,6 +122,17 @@ mod tests {
             "`Reflection` may be any of `grpc.a.v1.Reflection`, `grpc.a.v2.Reflection`; write it in full"
         );
         assert!(resolve("here", "art/Add", &services()).is_err(), "only whole parts of a name count");
+    }
+
+    #[test]
+    fn a_cluster_knows_its_names() {
+        let node = |name: &str| ClusterNode { name: name.to_owned(), ..ClusterNode::default() };
+        let cluster = Cluster { nodes: vec![node("node-1"), node("node-2")], ..Cluster::default() };
+        assert_eq!(super::node(&cluster, "node-2").unwrap().name, "node-2");
+        let error = super::node(&cluster, "nod-2").unwrap_err().to_string();
+        assert!(error.starts_with("there is no node `nod-2`; did you mean `node-2`"), "{error}");
+        assert!(error.ends_with("the nodes are:\n  node-1\n  node-2"), "{error}");
+        assert_eq!(module(&cluster, "cart").unwrap_err().to_string(), "there is no module `cart`");
     }
 
     #[test]

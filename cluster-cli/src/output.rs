@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncWriteExt as _, Stdout};
 
-use crate::error::CliError;
+use crate::{error::CliError, status::printable};
 
 pub(crate) struct Output {
     // Not the one of `std`: while a reader is slow, Ctrl-C must still end the tool.
@@ -30,6 +30,11 @@ impl Output {
         })
     }
 
+    /// The same for what a cluster tells: it may quote a stranger.
+    pub(crate) async fn print_told(&mut self, text: &str) -> Result<(), CliError> {
+        self.print(&printable(text)).await
+    }
+
     /// Writes a value as indented JSON.
     pub(crate) async fn print_json(&mut self, value: &serde_json::Value) -> Result<(), CliError> {
         self.print(&format!("{value:#}")).await
@@ -38,7 +43,6 @@ impl Output {
 
 /// Waits until nobody reads stdout any more: `outpost call Orders/Watch ... | head -1` should end with `head`, and not
 /// with the next answer, which may never come.
-#[cfg(unix)]
 pub(crate) async fn closed() {
     use std::os::fd::AsFd as _;
 
@@ -51,9 +55,4 @@ pub(crate) async fn closed() {
     if stdout.ready(Interest::ERROR).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-#[cfg(not(unix))]
-pub(crate) async fn closed() {
-    std::future::pending().await
 }

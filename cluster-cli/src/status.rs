@@ -73,7 +73,7 @@ fn name(code: Code) -> &'static str {
 }
 
 /// The text is a stranger's, and must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
         if character.is_control() && character != '\n' {
             shown.extend(character.escape_default());

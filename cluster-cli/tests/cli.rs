@@ -2,19 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+#[path = "support/tool.rs"]
+mod tool;
+
+use std::{net::SocketAddr, process::Stdio};
 
 use outpost::{Node, Sources};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
-    process::{Child, Command},
+    process::Command,
     task::JoinSet,
 };
 use tokio_stream::wrappers::TcpListenerStream;
-
-/// Far beyond what anything here takes: only a hang gets there.
-const HANG: Duration = Duration::from_secs(60);
+use tool::{HANG, Ran, outpost, ran, send};
 
 struct Shop {
     node: Node,
@@ -47,56 +48,19 @@ impl Shop {
     }
 }
 
-fn outpost(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
-    command.args(args).env_remove("OUTPOST_NODE").kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-#[derive(Debug)]
-struct Ran {
-    out: String,
-    err: String,
-    code: Option<i32>,
-}
-
-impl Ran {
-    /// Its stdout, if all went well.
-    fn ok(self) -> String {
-        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
-        self.out
-    }
-
-    /// Its stderr, if it failed with this code.
-    fn failed(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self.err
-    }
-}
-
-async fn ran(child: Child) -> Ran {
-    let output = tokio::time::timeout(HANG, child.wait_with_output()).await.expect("the tool hangs").unwrap();
-    Ran {
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-        code: output.status.code(),
-    }
-}
-
 #[tokio::test]
-async fn status_and_modules_tell_what_runs() {
+async fn one_node_tells_what_it_runs() {
     let shop = Shop::start().await;
-    let status = shop.run(&["status"]).await.ok();
+    let status = shop.run(&["status", "--local"]).await.ok();
     for fact in ["shop ", "serving", &shop.node.ingress_address().to_string(), &std::process::id().to_string()] {
         assert!(status.contains(fact), "{fact} in\n{status}");
     }
-    let json = shop.run(&["status", "-o", "json"]).await.ok();
+    let json = shop.run(&["status", "--local", "-o", "json"]).await.ok();
     assert!(json.contains("\"modules\": 10") && json.contains("\"panics\": 0"), "{json}");
 
-    let modules = shop.run(&["modules"]).await.ok();
+    let modules = shop.run(&["modules", "--local"]).await.ok();
     assert!(modules.lines().any(|line| line.contains("shop.v1.Cart") && line.contains("running")), "{modules}");
-    assert!(shop.run(&["modules", "-o", "json"]).await.ok().contains("\"cycles\": []"));
+    assert!(shop.run(&["modules", "--local", "-o", "json"]).await.ok().contains("\"cycles\": []"));
     assert!(shop.run(&["modules", "-o", "mermaid"]).await.ok().contains("m_cart --> m_catalog"));
 }
 
@@ -238,8 +202,7 @@ async fn ctrl_c_ends_a_call_at_once() {
     let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = tokio::time::timeout(HANG, answers.next_line()).await.expect("no answer").unwrap();
     assert_eq!(first.as_deref(), Some("{\"status\":\"SERVING\"}"));
-    let pid = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    send("-INT", &child).await;
     assert_eq!(ran(child).await.failed(130), "");
 }
 
@@ -247,7 +210,7 @@ async fn ctrl_c_ends_a_call_at_once() {
 async fn a_reader_that_has_read_enough_is_no_failure() {
     let shop = Shop::start().await;
     // One fails to write, the other has nothing more to write and would wait for ever.
-    for args in [&["modules", "-o", "json"][..], &["call", "Health/Watch", "-o", "json"]] {
+    for args in [&["modules", "--local", "-o", "json"][..], &["call", "Health/Watch", "-o", "json"]] {
         let mut child = shop.command(args).spawn().unwrap();
         drop(child.stdout.take());
         assert_eq!(ran(child).await.ok(), "");

@@ -1,0 +1,82 @@
+//! The admin API of a node, which answers for its whole cluster.
+
+use std::time::Duration;
+
+use outpost_proto::admin::v1::{Cluster, WatchRequest, admin_client::AdminClient};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
+
+use crate::{
+    address::Address,
+    connect::{self, REQUEST_LIMIT, connect, not_grpc},
+    error::CliError,
+    status::Answer,
+};
+
+#[derive(Debug)]
+pub(crate) struct Admin {
+    node: Address,
+    client: AdminClient<Channel>,
+}
+
+impl Admin {
+    pub(crate) async fn connect(node: &Address) -> Result<Self, CliError> {
+        let channel = connect(node, &connect::From::Node, None).await?;
+        let client = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
+        Ok(Self { node: node.clone(), client })
+    }
+
+    pub(crate) fn node(&self) -> &Address {
+        &self.node
+    }
+
+    /// For one request, which goes through [`Admin::ask`].
+    pub(crate) fn client(&self) -> AdminClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Waits for an answer for a bounded time, and tells what an error means.
+    pub(crate) async fn ask<T>(
+        &self,
+        what: &'static str,
+        request: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CliError> {
+        match within(REQUEST_LIMIT, what, request).await? {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(self.error(&status)),
+        }
+    }
+
+    /// The cluster as the node sees it now.
+    pub(crate) async fn cluster(&self) -> Result<Cluster, CliError> {
+        Ok(self.watch().await?.0)
+    }
+
+    /// The cluster now, and then each time that it changes.
+    pub(crate) async fn watch(&self) -> Result<(Cluster, Streaming<Cluster>), CliError> {
+        const WHAT: &str = "the question what the cluster is";
+        let mut stream = self.ask(WHAT, self.client().watch(WatchRequest {})).await?;
+        match within(REQUEST_LIMIT, WHAT, stream.message()).await? {
+            Ok(Some(cluster)) => Ok((cluster, stream)),
+            Ok(None) => Err(CliError::NoCluster { address: self.node.clone() }),
+            Err(status) => Err(self.error(&status)),
+        }
+    }
+
+    pub(crate) fn error(&self, status: &Status) -> CliError {
+        if let Some(unreachable) = not_grpc(&self.node, &connect::From::Node, status) {
+            return unreachable.into();
+        }
+        let answer = Answer::new(status, None);
+        match answer.code() {
+            Code::Unimplemented => CliError::NotAdmin { address: self.node.clone(), answer },
+            Code::Aborted => CliError::Changed(answer),
+            Code::InvalidArgument => CliError::Refused(answer),
+            _ => CliError::Answered(answer),
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, what: &'static str, future: impl Future<Output = T>) -> Result<T, CliError> {
+    let remedy = "is this a node's admin.listen? set another with --node; a change may have been made even so";
+    tokio::time::timeout(limit, future).await.map_err(|_| CliError::TimedOut { what, limit, remedy })
+}
