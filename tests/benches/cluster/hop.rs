@@ -118,13 +118,16 @@ async fn sample(way: &Way, host: u32, bytes: usize, in_flight: usize, time: Dura
     Sample { loaded, hop: a_call(after.0 - before.0), host: a_call(after.1 - before.1) }
 }
 
+/// A number of a sample.
+type Part = fn(&Sample) -> f64;
+
 fn table(ways: &[Way], which: usize, (bytes, in_flight): (usize, usize), plan: &Plan, report: &mut Report) {
     let middle = |way: &Way, part: fn(&Sample) -> f64| median(way.measured[which].iter().map(part));
     // Of the rounds' ratios, not of the medians: what disturbs a round disturbs both of its parts.
     let ratio = |way: &Way, to: &Way, part: fn(&Sample) -> f64| {
         median(iter::zip(&way.measured[which], &to.measured[which]).map(|(this, other)| part(this) / part(other)))
     };
-    let (rate, p50, p99): (fn(&Sample) -> f64, fn(&Sample) -> f64, fn(&Sample) -> f64) =
+    let (rate, p50, p99): (Part, Part, Part) =
         (|sample| sample.loaded.rate, |sample| sample.loaded.p50, |sample| sample.loaded.p99);
     let rows = ways.iter().map(|way| {
         vec![
