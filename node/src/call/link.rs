@@ -37,7 +37,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// A peer that is silent for so long is asked whether it is there ...
 const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// ... and has so long to answer.
-const PROBE_LIMIT: Duration = Duration::from_millis(1500);
+/// Short enough to find out a node that is gone, and long enough for
+/// one that is only busy: to close the connection ends all calls on it.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How much of one call may be under way unread.

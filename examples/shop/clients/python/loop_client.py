@@ -70,8 +70,9 @@ def main():
     parser.add_argument("--seconds", type=float, help="how long to go on (default: until it is told to stop)")
     arguments = parser.parse_args()
     stop = threading.Event()
-    for told in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(told, lambda *_: stop.set())
+    told = {signal.SIGTERM, signal.SIGINT}
+    # Waited for, not handled: a handler may run while its thread holds the lock that it needs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)
     counts, failures = collections.Counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         pb = Stubs(Path(temporary))
@@ -81,7 +82,10 @@ def main():
         for thread in threads:
             thread.start()
         print("calling", flush=True)
-        stop.wait(arguments.seconds)
+        if arguments.seconds is None:
+            signal.sigwait(told)
+        else:
+            signal.sigtimedwait(told, arguments.seconds)
         stop.set()
         for thread in threads:
             thread.join()
