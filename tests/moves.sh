@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs three shops as one cluster, and moves two modules a hundred times while clients in Python use each of the three:
-# no call may fail.
+# Runs three shops as one cluster, and moves six modules, four of them with state, a hundred times while clients in Python
+# use each of the three: no call may fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,7 +53,7 @@ for _ in $(seq 300); do
   sleep 0.1
 done
 
-"$built/mover" "127.0.0.1:$((base + 4))" 100 checkout support
+"$built/mover" "127.0.0.1:$((base + 4))" 100 checkout support cart payment shipping orders
 
 kill -TERM "$client"
 wait "$client" || { echo "calls failed while modules moved:"; cat "$folder/client.log"; exit 1; }

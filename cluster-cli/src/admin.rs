@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use outpost_proto::admin::v1::{Cluster, WatchRequest, admin_client::AdminClient};
+use futures_util::TryStreamExt as _;
+use outpost_proto::admin::v1::{Cluster, Event, EventsRequest, WatchRequest, admin_client::AdminClient};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -11,6 +12,8 @@ use crate::{
     error::CliError,
     status::Answer,
 };
+
+const WHAT_CLUSTER: &str = "the question what the cluster is";
 
 #[derive(Debug)]
 pub(crate) struct Admin {
@@ -53,13 +56,29 @@ impl Admin {
 
     /// The cluster now, and then each time that it changes.
     pub(crate) async fn watch(&self) -> Result<(Cluster, Streaming<Cluster>), CliError> {
-        const WHAT: &str = "the question what the cluster is";
-        let mut stream = self.ask(WHAT, self.client().watch(WatchRequest {})).await?;
-        match within(REQUEST_LIMIT, WHAT, stream.message()).await? {
-            Ok(Some(cluster)) => Ok((cluster, stream)),
+        let mut stream = self.ask(WHAT_CLUSTER, self.client().watch(WatchRequest {})).await?;
+        let cluster = self.next(&mut stream).await?;
+        Ok((cluster, stream))
+    }
+
+    /// The next view of the cluster, where there must be one soon.
+    pub(crate) async fn next(&self, stream: &mut Streaming<Cluster>) -> Result<Cluster, CliError> {
+        match within(REQUEST_LIMIT, WHAT_CLUSTER, stream.message()).await? {
+            Ok(Some(cluster)) => Ok(cluster),
             Ok(None) => Err(CliError::NoCluster { address: self.node.clone() }),
             Err(status) => Err(self.error(&status)),
         }
+    }
+
+    /// What happened to a module since an entry of the log, that one too, the oldest first.
+    pub(crate) async fn events_of(&self, module: &str, since: u64) -> Result<Vec<Event>, CliError> {
+        const WHAT: &str = "the question what happened";
+        let request = EventsRequest { after: since.saturating_sub(1), follow: false };
+        let stream = self.ask(WHAT, self.client().events(request)).await?;
+        let events = within(REQUEST_LIMIT, WHAT, stream.try_collect::<Vec<Event>>()).await?;
+        let mut events = events.map_err(|status| self.error(&status))?;
+        events.retain(|event| event.module == module);
+        Ok(events)
     }
 
     pub(crate) fn error(&self, status: &Status) -> CliError {

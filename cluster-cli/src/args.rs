@@ -4,13 +4,13 @@ mod call;
 mod change;
 mod dev;
 mod look;
+mod moving;
 
 use std::time::Duration;
 
 pub(crate) use call::{CallArgs, CallOutput, TlsArgs};
 pub(crate) use change::{
-    ApplyArgs, ChangeArgs, CordonArgs, ForgetArgs, MoveArgs, PinArgs, RollbackArgs, ScaleArgs, UnpinArgs, VotersWanted,
-    WaitArgs,
+    ApplyArgs, ChangeArgs, CordonArgs, ForgetArgs, PinArgs, RollbackArgs, ScaleArgs, UnpinArgs, VotersWanted, WaitArgs,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use dev::{DevArgs, Setting};
@@ -18,6 +18,7 @@ pub(crate) use look::{
     DocumentArgs, DocumentFormat, EventsArgs, HistoryArgs, HistoryVerb, ModulesArgs, ModulesOutput, NodesArgs,
     NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
 };
+pub(crate) use moving::{DrainArgs, MoveArgs, MovesArgs};
 
 use crate::{
     address::{Address, node_address},
@@ -29,6 +30,7 @@ Examples:
   outpost dev --nodes 3 -- target/release/shop            a cluster on this machine
   outpost status                                          the cluster on one screen
   outpost move checkout --to node-2                       moves a module while it serves
+  outpost drain node-2                                    empties a node, before work on its machine
   outpost plan placement.toml && echo nothing to do       what a placement would change
   outpost why checkout                                    why it is where it is
   outpost call shop.v1.Catalog/Get '{\"product_id\": \"mug\"}'";
@@ -74,9 +76,14 @@ pub(crate) enum Verb {
     /// Puts an earlier placement in force again, as a new version.
     #[command(after_help = with_codes(change::ROLLBACK_EXAMPLES))]
     Rollback(RollbackArgs),
-    /// Moves a module to another node while it serves.
-    #[command(after_help = with_codes(change::MOVE_EXAMPLES))]
+    /// Moves a module to another node while it serves, and follows or gives up a move.
+    ///
+    /// A move goes on when nobody waits for it: the same command, or --wait without --to, follows it again.
+    #[command(after_help = with_codes(moving::MOVE_EXAMPLES))]
     Move(MoveArgs),
+    /// Lists the moves that are under way.
+    #[command(after_help = moving::MOVES_EXAMPLES)]
+    Moves(MovesArgs),
     /// Sets on how many nodes a replicated module runs.
     #[command(after_help = with_codes(change::SCALE_EXAMPLES))]
     Scale(ScaleArgs),
@@ -89,7 +96,13 @@ pub(crate) enum Verb {
     /// Gives a node nothing new; what it has stays.
     #[command(after_help = with_codes(change::CORDON_EXAMPLES))]
     Cordon(CordonArgs),
-    /// Lets a node have new modules again.
+    /// Has a node give away its modules and its vote, and gives it nothing new; it goes on running.
+    ///
+    /// It ends with 0 when nothing that can leave is left on the node. A module with state that can't travel stays: that
+    /// is said, and is no failure.
+    #[command(after_help = with_codes(moving::DRAIN_EXAMPLES))]
+    Drain(DrainArgs),
+    /// Lets a node have new modules again: ends `cordon` and `drain`.
     #[command(after_help = with_codes(change::UNCORDON_EXAMPLES))]
     Uncordon(CordonArgs),
     /// Forgets a node that has left for good.
@@ -201,6 +214,18 @@ mod tests {
             ("outpost call a/B -d -", true),
             ("outpost move checkout --to node-2 --wait --no-wait", true),
             ("outpost move checkout", false),
+            ("outpost move checkout --no-wait", false),
+            ("outpost move checkout --wait", true),
+            ("outpost move checkout --id 7", true),
+            ("outpost move checkout --id 0", false),
+            ("outpost move checkout --to node-2 --id 7", false),
+            ("outpost move checkout --abort --id 7", true),
+            ("outpost move checkout --abort --to node-2", false),
+            ("outpost move checkout --wait --lose-state", false),
+            ("outpost drain node-2 --deadline 5m --wait --why disk", true),
+            ("outpost drain node-2 --deadline 5", false),
+            ("outpost drain", false),
+            ("outpost moves -w -o json", true),
             ("outpost scale cart every", true),
             ("outpost scale cart 0", false),
             ("outpost pin cart --to node-1", false),

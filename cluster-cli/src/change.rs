@@ -1,6 +1,7 @@
 //! Verbs that change the cluster: each asks, and then waits until the cluster is there.
 
 pub(crate) mod document;
+pub(crate) mod drain;
 pub(crate) mod node;
 pub(crate) mod relocate;
 pub(crate) mod rule;
@@ -34,6 +35,14 @@ impl Operation {
         let admin = Admin::connect(&node.node).await?;
         let (before, after) = admin.watch().await?;
         Ok(Self { admin, before, after })
+    }
+
+    /// Reads on until the node has heard of this entry of the log.
+    async fn catch_up(&mut self, index: u64) -> Result<(), CliError> {
+        while self.before.index < index {
+            self.before = self.admin.next(&mut self.after).await?;
+        }
+        Ok(())
     }
 
     async fn wait(self, wait: &Wait, began: Instant, limit: Duration) -> Result<Outcome, CliError> {

@@ -82,7 +82,7 @@ pub(crate) enum CliError {
     NothingBefore { placement: u64 },
     #[error("{0}")]
     Failed(String),
-    #[error("{what} did not end within {}: {last}; {goes_on}", humantime::format_duration(*limit))]
+    #[error("{what} did not end within {}: {last}{}{goes_on}", humantime::format_duration(*limit), after(last))]
     WaitTimedOut { what: String, limit: Duration, last: String, goes_on: String },
     #[error("not waited for {what}; {goes_on}")]
     Interrupted { what: String, goes_on: String },
@@ -108,6 +108,11 @@ pub(crate) enum CliError {
     /// Who read stdout has read enough.
     #[error("stdout is closed")]
     StdoutClosed,
+}
+
+/// What has several lines goes on with another.
+fn after(text: &str) -> &'static str {
+    if text.contains('\n') { "\n" } else { "; " }
 }
 
 impl CliError {

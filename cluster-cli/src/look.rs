@@ -4,6 +4,7 @@ pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod hosts;
 pub(crate) mod modules;
+pub(crate) mod moves;
 pub(crate) mod nodes;
 pub(crate) mod status;
 pub(crate) mod why;

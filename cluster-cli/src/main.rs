@@ -85,6 +85,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Plan(args) => change::document::plan(&args, out).await,
         Verb::Apply(args) => change::document::apply(&args, out).await,
         Verb::Rollback(args) => change::document::rollback(&args, out).await,
+        Verb::Moves(args) => look::moves::run(&args, out).await,
+        Verb::Drain(args) => change::drain::run(&args, out).await,
         Verb::Move(args) => change::relocate::run(&args, out).await,
         Verb::Scale(args) => change::rule::scale(&args, out).await,
         Verb::Pin(args) => change::rule::pin(&args, out).await,

@@ -12,11 +12,15 @@ use crate::text::elapsed;
 pub(crate) struct Screen {
     terminal: bool,
     last: String,
+    last_after: Duration,
 }
+
+/// How often a line of more about a phase comes where lines stay.
+const MORE: Duration = Duration::from_secs(1);
 
 impl Screen {
     pub(crate) fn stderr() -> Self {
-        Self { terminal: io::stderr().is_terminal(), last: String::new() }
+        Self { terminal: io::stderr().is_terminal(), last: String::new(), last_after: Duration::ZERO }
     }
 
     pub(crate) fn is_terminal(&self) -> bool {
@@ -28,6 +32,14 @@ impl Screen {
         if self.last != text {
             let _ = writeln!(io::stderr(), "{}{:>9}  {text}", self.clear(), elapsed(after));
             text.clone_into(&mut self.last);
+            self.last_after = after;
+        }
+    }
+
+    /// How the phase that was reached last stands now. It may change all the time, and where lines stay, few do.
+    pub(crate) fn more(&mut self, after: Duration, text: &str) {
+        if self.terminal || after.saturating_sub(self.last_after) >= MORE {
+            self.now(after, text);
         }
     }
 
@@ -42,6 +54,7 @@ impl Screen {
             let _ = writeln!(io::stderr(), "{shown}");
         }
         text.clone_into(&mut self.last);
+        self.last_after = after;
     }
 
     fn clear(&self) -> &'static str {

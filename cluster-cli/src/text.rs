@@ -51,6 +51,11 @@ pub(crate) fn elapsed(elapsed: Duration) -> String {
     }
 }
 
+/// `512 B`, `12.3 MiB`
+pub(crate) fn bytes(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
     Red = 31,
@@ -88,6 +93,13 @@ mod tests {
         assert_eq!(time(u64::MAX), "18446744073709551615 ms since 1970");
         assert_eq!(elapsed(Duration::from_micros(34_900)), "34 ms");
         assert_eq!(elapsed(Duration::from_millis(12_340)), "12.3 s");
+    }
+
+    #[test]
+    fn sizes_are_in_powers_of_two() {
+        let (kib, mib) = (1024, 1024 * 1024);
+        let shown = [0, 512, 3 * kib / 2, 64 * mib, 123 * mib / 10].map(bytes);
+        assert_eq!(shown, ["0 B", "512 B", "1.5 KiB", "64.0 MiB", "12.3 MiB"]);
     }
 
     #[test]

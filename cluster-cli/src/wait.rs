@@ -5,10 +5,14 @@
 //!            follow ◀──────┘  shows it, and ends at Done, Failed, a limit or Ctrl-C
 //! ```
 
+mod drain;
 mod follow;
+mod movement;
 
-pub(crate) use follow::{Outcome, follow};
-use outpost_proto::admin::v1::{Cluster, ClusterModule};
+pub(crate) use drain::{Left, Rest, rest};
+pub(crate) use follow::{Outcome, follow, views};
+pub(crate) use movement::{Ending, Moved, ending, phase};
+use outpost_proto::admin::v1::{Cluster, ClusterModule, Movement};
 
 use crate::{status::printable, text::count};
 
@@ -19,17 +23,19 @@ pub(crate) struct Wait {
     pub(crate) index: u64,
     /// For people: "the move of checkout to node-2".
     pub(crate) what: String,
-    /// The command that tells how it stands: "outpost why checkout".
-    pub(crate) look: String,
+    /// What became of it before it was waited for, if that is worth a line.
+    pub(crate) opening: Option<String>,
+    /// What to do about it when it is waited for no more.
+    pub(crate) goes_on: String,
 }
 
 #[derive(Debug)]
 pub(crate) enum Goal {
-    /// The module serves on the node, at a later epoch than this.
+    /// This move has ended, in whichever way: only the events tell that.
     Moved {
         module: String,
         to: String,
-        epoch: u64,
+        id: u64,
     },
     /// Every module serves, and none is on its way.
     Settled {
@@ -38,6 +44,10 @@ pub(crate) enum Goal {
         firm: bool,
     },
     Forgotten {
+        node: String,
+    },
+    /// Nothing that can leave the node is on it.
+    Drained {
         node: String,
     },
     /// So many nodes vote; 0 is what the cluster thinks best.
@@ -65,8 +75,11 @@ pub(crate) enum Hosts {
 pub(crate) enum Progress {
     /// What the node tells is from before the change.
     Behind(String),
-    /// A phase that was reached.
-    Step(String),
+    /// A phase, by its name, and how it stands.
+    Step {
+        phase: String,
+        text: String,
+    },
     /// How it stands.
     Going(String),
     /// Nothing is under way, but not all came out as planned: either it does not, or it has not begun.
@@ -82,43 +95,34 @@ impl Wait {
             return Progress::Behind(format!("{node} has not heard of it yet"));
         }
         match &self.goal {
-            Goal::Moved { module, to, epoch } => moved(cluster, module, to, *epoch),
+            Goal::Moved { module, to, id } => movement::on_cluster(cluster, module, to, *id),
             Goal::Settled { targets, firm } => settled(cluster, targets, *firm),
             Goal::Forgotten { node } => match cluster.nodes.iter().any(|it| it.name == *node) {
                 true => Progress::Going(format!("{node} is still known")),
                 false => Progress::Done,
             },
+            Goal::Drained { node } => drain::on_cluster(cluster, node),
             Goal::Voters { count } => voters(cluster, *count),
         }
     }
+
+    /// The move that is waited for, while it is under way.
+    fn movement<'a>(&self, cluster: &'a Cluster) -> Option<&'a Movement> {
+        let Goal::Moved { module, id, .. } = &self.goal else { return None };
+        let module = cluster.modules.iter().find(|it| it.name == *module)?;
+        module.movement.as_ref().filter(|movement| movement.id == *id)
+    }
+
+    /// What is to be said when it has not come to its end in time, if that is more than how it stood last.
+    fn in_full(&self, cluster: &Cluster) -> Option<String> {
+        let Goal::Drained { node } = &self.goal else { return None };
+        Some(rest(cluster, node).in_full(node))
+    }
 }
 
-fn moved(cluster: &Cluster, module: &str, to: &str, epoch: u64) -> Progress {
-    let Some(module) = cluster.modules.iter().find(|it| it.name == module) else {
-        return Progress::Failed(format!("{module} is not in the cluster any more"));
-    };
-    let target = module.hosts.iter().find(|host| host.node == to);
-    let state = target.map_or("", |host| host.state.as_str());
-    if module.epoch > epoch {
-        return match target {
-            // The module's own state may be more than "serving" tells: its old instance may still drain.
-            Some(_) if state == "serving" => Progress::Done,
-            Some(_) if state == "failed" => {
-                Progress::Failed(format!("it failed on {to} after the handover{}", faults(module)))
-            }
-            Some(_) => Progress::Step(format!("handed over to {to} (epoch {})", module.epoch)),
-            None => Progress::Failed(format!("it went to {} instead (epoch {})", host_names(module), module.epoch)),
-        };
-    }
-    if module.moving_to != to {
-        return Progress::Failed(format!("it stays on {}{}", host_names(module), faults(module)));
-    }
-    Progress::Step(match state {
-        "starting" => format!("starting on {to}"),
-        "ready" | "serving" => format!("ready on {to}"),
-        "failed" => format!("failed on {to}"),
-        _ => "begun".to_owned(),
-    })
+/// Where to look at a change that is waited for no more.
+pub(crate) fn goes_on(look: &str) -> String {
+    format!("it goes on, and `{look}` tells how it stands")
 }
 
 fn settled(cluster: &Cluster, targets: &[Target], firm: bool) -> Progress {
@@ -189,7 +193,8 @@ pub(crate) fn host_names(module: &ClusterModule) -> String {
     if names.is_empty() { "no node".to_owned() } else { names.join(", ") }
 }
 
-fn faults(module: &ClusterModule) -> String {
+/// `: no database; node-2: it has failed`
+pub(crate) fn faults(module: &ClusterModule) -> String {
     let errors = module.hosts.iter().filter(|host| !host.error.is_empty());
     let errors = errors.map(|host| format!("{}: {}", host.node, host.error));
     let faults: Vec<String> = module.problems.iter().cloned().chain(errors).collect();
@@ -223,66 +228,7 @@ mod tests {
     }
 
     fn wait(index: u64, goal: Goal) -> Wait {
-        Wait { goal, index, what: "the change".to_owned(), look: "outpost status".to_owned() }
-    }
-
-    fn step(text: &str) -> Progress {
-        Progress::Step(text.to_owned())
-    }
-
-    fn move_to_node_2() -> Wait {
-        wait(10, Goal::Moved { module: "cart".to_owned(), to: "node-2".to_owned(), epoch: 2 })
-    }
-
-    #[test]
-    fn a_move_goes_through_its_phases() {
-        let wait = move_to_node_2();
-        let views = [
-            ("serving", 2, "", &[("node-1", "serving")][..]),
-            ("moving", 2, "node-2", &[("node-1", "serving")]),
-            ("moving", 2, "node-2", &[("node-1", "serving"), ("node-2", "starting")]),
-            ("moving", 2, "node-2", &[("node-1", "serving"), ("node-2", "ready")]),
-            ("moving", 3, "", &[("node-1", "draining"), ("node-2", "ready")]),
-            ("serving", 3, "", &[("node-1", "draining"), ("node-2", "serving")]),
-        ];
-        let steps: Vec<Progress> = views
-            .iter()
-            .zip(9..)
-            .map(|((state, epoch, to, hosts), index)| {
-                wait.on_cluster(&cluster(index, vec![module("cart", state, *epoch, to, hosts)]))
-            })
-            .collect();
-        assert_eq!(
-            steps,
-            [
-                Progress::Behind("node-1 has not heard of it yet".to_owned()),
-                step("begun"),
-                step("starting on node-2"),
-                step("ready on node-2"),
-                step("handed over to node-2 (epoch 3)"),
-                Progress::Done,
-            ]
-        );
-    }
-
-    #[test]
-    fn a_move_that_is_given_up_says_why() {
-        let mut stayed = module("cart", "serving", 2, "", &[("node-1", "serving"), ("node-2", "failed")]);
-        stayed.hosts[1].error = "no database".to_owned();
-        stayed.hosts.swap(0, 1);
-        stayed.hosts.remove(0);
-        stayed.problems = vec!["it did not start on node-2: no database".to_owned()];
-        assert_eq!(
-            move_to_node_2().on_cluster(&cluster(12, vec![stayed])),
-            Progress::Failed("it stays on node-1: it did not start on node-2: no database".to_owned())
-        );
-        let elsewhere = module("cart", "serving", 4, "", &[("node-3", "serving")]);
-        assert_eq!(
-            move_to_node_2().on_cluster(&cluster(12, vec![elsewhere])),
-            Progress::Failed("it went to node-3 instead (epoch 4)".to_owned())
-        );
-        let gone = move_to_node_2().on_cluster(&cluster(12, Vec::new()));
-        assert_eq!(gone, Progress::Failed("cart is not in the cluster any more".to_owned()));
+        Wait { goal, index, what: "the change".to_owned(), opening: None, goes_on: goes_on("outpost status") }
     }
 
     #[test]

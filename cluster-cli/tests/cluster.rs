@@ -10,30 +10,8 @@ mod tool;
 use std::{fs, process::Stdio};
 
 use fake::{Fake, event, host};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
-};
-use tool::{Ran, line_with, outpost, ran, send};
-
-impl Fake {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = outpost(args);
-        command.env("OUTPOST_NODE", &self.address);
-        command
-    }
-
-    async fn run(&self, args: &[&str]) -> Ran {
-        ran(self.command(args).spawn().unwrap()).await
-    }
-
-    /// Starts it, for a test that looks at what it says on the way.
-    fn begin(&self, args: &[&str]) -> (Child, Lines<BufReader<ChildStderr>>) {
-        let mut child = self.command(args).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        (child, stderr)
-    }
-}
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tool::{line_with, outpost, ran};
 
 /// A placement document, which the fake takes for a pin of cart to node-2.
 fn document(text: &str) -> (tempfile::TempDir, String) {
@@ -58,6 +36,9 @@ async fn a_cluster_is_shown_in_tables_and_json() {
     assert!(fake.run(&["nodes", "-o", "wide"]).await.ok().contains("GENERATION"));
     let modules = fake.run(&["modules"]).await.ok();
     assert!(modules.contains("catalog   replicated 1  serving  2      node-1  shop.v1.catalog   -\n"), "{modules}");
+    fake.change_module("cart", |cart| cart.state_class = "ephemeral".to_owned());
+    assert!(fake.run(&["modules"]).await.ok().contains(" cart      exclusive, ephemeral  serving  2 "));
+    assert!(fake.run(&["why", "cart"]).await.ok().starts_with("cart is serving on node-1 (exclusive, ephemeral, "));
     let voters = fake.run(&["voters"]).await.ok();
     assert!(voters.contains(" node-2  follower  2\n"), "{voters}");
 
@@ -178,84 +159,6 @@ async fn a_rollback_goes_one_version_back() {
 }
 
 #[tokio::test]
-async fn a_move_shows_its_phases_and_its_end() {
-    let fake = Fake::start().await;
-    let (child, mut stderr) = fake.begin(&["move", "checkout", "--to", "node-2", "--by", "bob"]);
-    line_with(&mut stderr, " ms  begun").await;
-    fake.change_module("checkout", |it| it.hosts.push(host("node-2", "starting")));
-    line_with(&mut stderr, "starting on node-2").await;
-    fake.change_module("checkout", |it| {
-        it.epoch = 3;
-        it.moving_to.clear();
-        it.hosts = vec![host("node-1", "draining"), host("node-2", "ready")];
-    });
-    line_with(&mut stderr, "handed over to node-2 (epoch 3)").await;
-    fake.change_module("checkout", |it| {
-        it.hosts = vec![host("node-2", "serving")];
-        it.state = "serving".to_owned();
-    });
-    let out = ran(child).await;
-    assert_eq!(out.code, Some(0));
-    assert!(
-        out.out.starts_with("checkout moved from node-1 to node-2 in ") && out.out.ends_with(" (epoch 3)\n"),
-        "{out:?}"
-    );
-    assert_eq!(fake.asked(), ["move checkout to node-2 by bob, lose_state false"]);
-
-    let again = fake.run(&["move", "checkout", "--to", "node-2"]).await.ok();
-    assert_eq!(again, "checkout is on node-2 already (epoch 3)\n");
-    let begun = fake.run(&["move", "cart", "--to", "node-2", "--no-wait", "-o", "json"]).await.ok();
-    assert!(begun.contains("\"changed\": true"), "{begun}");
-}
-
-#[tokio::test]
-async fn a_move_that_is_given_up_says_why() {
-    let fake = Fake::start().await;
-    let (mut child, mut stderr) = fake.begin(&["move", "cart", "--to", "node-2"]);
-    line_with(&mut stderr, "begun").await;
-    fake.happened(event(102, "cart", "the move to node-2 was given up: no database"));
-    fake.change_module("cart", |cart| {
-        (cart.state, cart.moving_to) = ("serving".to_owned(), String::new());
-    });
-    let error = line_with(&mut stderr, "error: ").await;
-    assert_eq!(error, "error: cart was not moved to node-2: it stays on node-1");
-    line_with(&mut stderr, "last event: the move to node-2 was given up: no database").await;
-    assert_eq!(child.wait().await.unwrap().code(), Some(1));
-}
-
-#[tokio::test]
-async fn a_wait_outlives_the_connection() {
-    let fake = Fake::start().await;
-    let (child, mut stderr) = fake.begin(&["move", "cart", "--to", "node-2"]);
-    line_with(&mut stderr, "begun").await;
-    fake.hang_up();
-    fake.change_module("cart", |cart| {
-        (cart.state, cart.moving_to, cart.epoch) = ("serving".to_owned(), String::new(), 3);
-        cart.hosts = vec![host("node-2", "serving")];
-    });
-    let ran = ran(child).await;
-    assert!(ran.code == Some(0) && ran.out.ends_with("(epoch 3)\n"), "{ran:?}");
-}
-
-#[tokio::test]
-async fn a_wait_has_a_limit_and_the_change_goes_on() {
-    let fake = Fake::start().await;
-    let err = fake.run(&["move", "cart", "--to", "node-2", "--timeout", "200ms"]).await.failed(3);
-    assert!(err.contains("the move of cart to node-2 did not end within 200ms: begun; it goes on"), "{err}");
-    assert!(err.contains("`outpost why cart`"), "{err}");
-}
-
-#[tokio::test]
-async fn ctrl_c_ends_the_wait_and_not_the_change() {
-    let fake = Fake::start().await;
-    let (mut child, mut stderr) = fake.begin(&["move", "cart", "--to", "node-2"]);
-    line_with(&mut stderr, "begun").await;
-    send("-INT", &child).await;
-    line_with(&mut stderr, "error: not waited for the move of cart to node-2; it goes on").await;
-    assert_eq!(child.wait().await.unwrap().code(), Some(130));
-}
-
-#[tokio::test]
 async fn scaling_waits_for_the_hosts() {
     let fake = Fake::start().await;
     let (child, mut stderr) = fake.begin(&["scale", "catalog", "2"]);
@@ -293,13 +196,13 @@ async fn small_changes_say_what_they_did() {
 async fn events_are_followed() {
     let fake = Fake::start().await;
     let all = fake.run(&["events"]).await.ok();
-    assert_eq!(all, "2023-11-14T22:13:20Z      1  placed          cart is on node-1\n");
+    assert_eq!(all, "2023-11-14T22:13:20Z      1  placed           cart is on node-1\n");
     assert_eq!(fake.run(&["events", "--since", "1"]).await.ok(), "");
 
     let mut child = fake.command(&["events", "-f", "-o", "json"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     line_with(&mut lines, "\"text\":\"cart is on node-1\"").await;
-    fake.happened(event(2, "orders", "orders is on node-3"));
+    fake.happened(event(2, "placed", "orders", "orders is on node-3"));
     line_with(&mut lines, "\"text\":\"orders is on node-3\"").await;
     drop(lines);
     assert_eq!(ran(child).await.ok(), "", "it ends with its reader");

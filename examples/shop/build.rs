@@ -2,6 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     outpost_build::compile(&[
+        "proto/shop/state/v1/state.proto",
         "proto/shop/v1/cart.proto",
         "proto/shop/v1/catalog.proto",
         "proto/shop/v1/checkout.proto",

@@ -9,9 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use outpost_proto::admin::v1::{
-    self as proto, ApplyRequest, Changed, CordonRequest, DescribeRequest, DescribeResponse, EventsRequest,
-    ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse, MoveRequest, PinRequest,
-    PlanRequest, PlanResponse, RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest, WatchRequest,
+    self as proto, AbortMoveRequest, ApplyRequest, Changed, CordonRequest, DescribeRequest, DescribeResponse,
+    DrainRequest, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse,
+    MoveRequest, PinRequest, PlanRequest, PlanResponse, RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest,
+    WatchRequest,
     admin_server::{Admin, AdminServer},
 };
 use tokio::time::sleep;
@@ -24,9 +25,11 @@ use crate::{
     node::Facts,
     placement::{
         document::{self, Document, Format},
+        log::ProposeError,
         scheduler,
+        spec::StateClass,
         spec::{Count, KindName, Pin, Spec},
-        state::{Command, Declared, Hosting, Part, PartChange, Proposal, State},
+        state::{Command, Declared, Hosting, Part, PartChange, Proposal, Refused, State},
         view::{self, Heard},
     },
     status::AdminError,
@@ -306,12 +309,17 @@ impl Admin for Operators {
         {
             return Err(AdminError::ModuleChanged { module, expected, current: *version }.into());
         }
-        let Hosting::Exclusive { owner, active, moving } = hosting else {
+        let Hosting::Exclusive { owner, active, moving, .. } = hosting else {
             let text =
                 "several nodes host it at a time; use `outpost scale`, or `outpost apply` with rules for its hosts";
             return Err(problem(text.to_owned()).into());
         };
         if let Some(moving) = moving {
+            // Whoever asks again, having lost the answer or the patience, wants to follow this one.
+            if moving.to.node == node && moving.chosen {
+                let placement = state.spec().0;
+                return Ok(Response::new(Changed { index: moving.id, placement, changed: false }));
+            }
             return Err(problem(format!("it is on its way to {} already", moving.to.node)).into());
         }
         if owner.node == node {
@@ -320,8 +328,8 @@ impl Admin for Operators {
         if !active {
             return Err(problem(format!("{} has not begun to serve it yet; try again", owner.node)).into());
         }
-        if declared.stateful && !lose_state {
-            let text = "it declares state, which would stay behind; move it all the same with --lose-state";
+        if declared.state == StateClass::Fixed && !lose_state {
+            let text = "it declares state that can't travel and would be lost; move it all the same with --lose-state";
             return Err(problem(text.to_owned()).into());
         }
         let (_, spec) = state.spec();
@@ -345,11 +353,58 @@ impl Admin for Operators {
         Ok(self.changed(index))
     }
 
+    async fn abort_move(&self, request: Request<AbortMoveRequest>) -> Result<Response<Changed>, Status> {
+        let AbortMoveRequest { module, mut move_id, by, why } = request.into_inner();
+        let mut states = self.view.log.state();
+        loop {
+            let state = Arc::clone(&states.borrow_and_update());
+            let (module, _) = self.module(&state, &module)?;
+            let part = state.parts.get(&module);
+            let problem = match part.and_then(Part::moving) {
+                Some(moving) if move_id == 0 || move_id == moving.id => {
+                    move_id = moving.id;
+                    None
+                }
+                Some(moving) => Some(format!("the move that is under way is {}, to {}", moving.id, moving.to.node)),
+                None => Some("no move of it is under way".to_owned()),
+            };
+            if let Some(problem) = problem {
+                return Err(AdminError::CannotAbort { module, problem }.into());
+            }
+            let expect = part.map_or(0, |part| part.version);
+            let command =
+                Command::Part { module: module.clone(), expect, change: PartChange::AbortMove, why: why.clone() };
+            match self.propose(by.clone(), command).await {
+                Ok(index) => return Ok(self.changed(index)),
+                // Its target has got ready, say: it is the same move, and can be given up as well.
+                Err(AdminError::Refused(Refused::PartChanged { current, .. })) if current > expect => {
+                    let has_come =
+                        |state: &Arc<State>| state.parts.get(&module).is_none_or(|part| part.version >= current);
+                    let ended = |_| AdminError::from(ProposeError::Ended("the node stops".to_owned()));
+                    states.wait_for(has_come).await.map_err(ended)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<Changed>, Status> {
+        let DrainRequest { node, by, why } = request.into_inner();
+        let state = self.state();
+        let node = self.node(&state, &node)?;
+        if state.nodes[&node].draining {
+            return Ok(self.unchanged(&state));
+        }
+        let index = self.propose(by, Command::Drain { node, why }).await?;
+        Ok(self.changed(index))
+    }
+
     async fn cordon(&self, request: Request<CordonRequest>) -> Result<Response<Changed>, Status> {
         let CordonRequest { node, cordoned, by } = request.into_inner();
         let state = self.state();
         let node = self.node(&state, &node)?;
-        if state.nodes[&node].cordoned == cordoned {
+        let known = &state.nodes[&node];
+        if known.cordoned == cordoned && (cordoned || !known.draining) {
             return Ok(self.unchanged(&state));
         }
         let index = self.propose(by, Command::Cordon { node, cordoned }).await?;

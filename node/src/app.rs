@@ -4,7 +4,7 @@ use crate::{
     config::{Loaded, Sources},
     module::{Declared, Factory, Module, Program},
     node::Node,
-    placement::spec::Kind,
+    placement::spec::{Kind, StateClass},
     status::StartError,
 };
 
@@ -60,7 +60,9 @@ impl App {
                 name: &module.name,
                 services: &module.services,
                 depends_on: &module.depends_on,
-                state_on_several: module.stateful && module.kind != Kind::Exclusive,
+                state_on_several: module.state.is_some() && module.kind != Kind::Exclusive,
+                states: module.states.len(),
+                checkpointed: module.state == StateClass::Checkpointed,
             })
             .collect();
         Program::check(&declared).map_err(StartError::Program)

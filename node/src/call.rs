@@ -9,9 +9,15 @@
 //!
 //! **Invariant:** whatever way a call takes, it has the same result, status, deadline, cancellation and metadata.
 //! [`guard`] (panics), [`deadline`] and [`scope`] are the pieces that both the direct and the wire path are made of.
+//!
+//! What becomes of a call whose answer was lost is the method's to say ([`delivery`]): [`retry`] decides whether it is made
+//! again, [`dedupe`] keeps answers, so that it is not executed again, and [`resume`] goes on with a stream.
 
+pub(crate) mod chain;
 mod channel;
 pub(crate) mod deadline;
+pub(crate) mod dedupe;
+pub(crate) mod delivery;
 pub(crate) mod destination;
 pub(crate) mod gate;
 mod guard;
@@ -20,6 +26,8 @@ pub(crate) mod link;
 mod passed;
 pub(crate) mod placed;
 mod replay;
+mod resume;
+mod retry;
 pub(crate) mod route;
 pub(crate) mod scope;
 pub(crate) mod slot;

@@ -13,11 +13,11 @@ use std::{
 
 use outpost_proto::cluster::v1::{
     DescriptorsRequest, DescriptorsResponse,
+    handoff_server::HandoffServer,
     knowledge_client::KnowledgeClient,
     knowledge_server::{Knowledge, KnowledgeServer},
 };
 use tokio::{
-    net::TcpListener,
     sync::watch,
     task::JoinSet,
     time::{Instant, interval, sleep, timeout},
@@ -29,16 +29,21 @@ use crate::{
     call::{Tonic, gate::LeaseEnd, slot::Slot, table::Table},
     clock,
     config::Settings,
+    disk,
+    handoff::transfer::{Offers, Source},
     id::{Incarnation, ModuleName, NodeId},
     ingress::{Front, Server},
     membership::{Identity, Lifecycle, Load, Member, Members, Membership, Options, Seeds},
+    net::{self, TcpListener},
     placement::{
         leader::{self, Leader},
         lease,
         log::{self, Log},
         scheduler::Limits,
+        spec::StateClass,
         state::{Command, Declared, Node as Record, Proposal, State},
         view::Heard,
+        watchdog::{self, Heart},
     },
     reflection::Reflection,
     status::StartError,
@@ -93,8 +98,9 @@ pub(crate) struct Cluster {
     address: SocketAddr,
     membership: Membership,
     log: Log,
-    lease: watch::Receiver<bool>,
+    lease: watch::Receiver<Option<u64>>,
     lease_end: Arc<LeaseEnd>,
+    offers: Arc<Offers>,
     settled: watch::Receiver<Option<u64>>,
     superseded: watch::Receiver<Option<u64>>,
     limits: Limits,
@@ -102,6 +108,8 @@ pub(crate) struct Cluster {
     /// Of the listener for other nodes.
     front: Front,
     joined_at: u64,
+    /// It was told to end.
+    going: CancellationToken,
     ended: CancellationToken,
     _tasks: JoinSet<()>,
 }
@@ -146,7 +154,7 @@ impl Cluster {
         let Joining { application, version, declared, settings, listener, table, reflection } = joining;
         let (node, cluster) = (&settings.node, &settings.cluster);
         let data_dir = node.data_dir.clone();
-        let identity = tokio::task::spawn_blocking(move || Identity::load(data_dir.as_deref(), clock::wall()))
+        let identity = disk::blocking(move || Identity::load(data_dir.as_deref(), clock::wall()))
             .await
             .map_err(cluster_error)?
             .map_err(cluster_error)?;
@@ -188,6 +196,7 @@ impl Cluster {
             version: version.to_owned(),
             modules: declared,
             cordoned: false,
+            draining: false,
             left: false,
         };
         let log = Log::open(log::Options {
@@ -206,13 +215,15 @@ impl Cluster {
 
         let (consensus, placement) = log.services();
         let knowledge = KnowledgeServer::new(Knows(Arc::clone(&reflection)));
-        let built_in = [built_in(consensus), built_in(placement), built_in(knowledge)];
+        let offers = Arc::new(Offers::default());
+        let handoff = HandoffServer::new(Source::new(Arc::clone(&offers), log.cluster()));
+        let built_in = [built_in(consensus), built_in(placement), built_in(knowledge), built_in(handoff)];
         // The node's own first: no module can stand in for them.
         let slots = table.slots().filter(|slot| !slot.is_built_in()).cloned();
         let front = Front::for_nodes(Arc::new(Table::new(slots.chain(built_in))));
         let server = Server::start(listener, None, front.clone(), &settings.for_nodes());
 
-        let limits = Limits { max_rebalancing: cluster.max_rebalancing };
+        let limits = Limits { max_rebalancing: cluster.max_rebalancing, max_moves: cluster.max_moves };
         let (settled_tx, settled) = watch::channel(None);
         let leader = Leader {
             me: node.name.clone(),
@@ -231,9 +242,13 @@ impl Cluster {
 
         let joined_at = register(&log, &me, record).await?;
 
-        let (held_tx, lease) = watch::channel(false);
+        let (held_tx, lease) = watch::channel(None);
         let (superseded_tx, superseded) = watch::channel(None);
         let lease_end = Arc::new(LeaseEnd::default());
+        let heart = Arc::new(Heart::default());
+        let stuck = cluster.abort_when_stuck.then(|| cluster.lease.get() * 6 / 8);
+        watchdog::watch(&lease_end, &heart, stuck).map_err(cluster_error)?;
+        tasks.spawn(heart.beat());
         let (kept, term, end) = (log.clone(), cluster.lease.get(), Arc::clone(&lease_end));
         tasks.spawn(async move {
             let generation = lease::keep(kept, term, held_tx, end).await;
@@ -248,12 +263,14 @@ impl Cluster {
             log,
             lease,
             lease_end,
+            offers,
             settled,
             superseded,
             limits,
             server,
             front,
             joined_at,
+            going: CancellationToken::new(),
             ended: CancellationToken::new(),
             _tasks: tasks,
         })
@@ -276,14 +293,19 @@ impl Cluster {
         &self.log
     }
 
-    /// Whether exclusive parts may be served here.
-    pub(crate) fn lease(&self) -> watch::Receiver<bool> {
+    /// The term of the lease under which exclusive parts may be served here, if they may.
+    pub(crate) fn lease(&self) -> watch::Receiver<Option<u64>> {
         self.lease.clone()
     }
 
     /// The same, for gates.
     pub(crate) fn lease_end(&self) -> Arc<LeaseEnd> {
         Arc::clone(&self.lease_end)
+    }
+
+    /// The parts that move away from here, for their targets to ask for.
+    pub(crate) fn offers(&self) -> Arc<Offers> {
+        Arc::clone(&self.offers)
     }
 
     pub(crate) fn view(&self) -> View {
@@ -326,8 +348,9 @@ impl Cluster {
 
     /// Tells the others what this node serves, for as long as it does.
     pub(crate) fn announce(&self, serving: Serving) -> impl Future<Output = ()> + Send + use<> {
-        let membership = self.membership.clone();
-        async move {
+        let (membership, mut state, node) = (self.membership.clone(), self.log.state(), self.me.node.clone());
+        let going = self.going.clone();
+        let announce = async move {
             let (ingress, tls) = serving.ingress;
             let admin = serving.admin.map(|admin| admin.to_string()).unwrap_or_default();
             let told = membership.set_ingress(&ingress.to_string(), tls).and_then(|()| membership.set_admin(&admin));
@@ -336,14 +359,32 @@ impl Cluster {
             }
             membership.set_lifecycle(Lifecycle::Ready);
             let mut every = interval(LOAD);
+            let mut drained = false;
             loop {
-                every.tick().await;
+                tokio::select! {
+                    _ = every.tick() => {}
+                    Ok(()) = state.changed() => {}
+                }
+                let drains = state.borrow_and_update().nodes.get(&node).is_some_and(|record| record.draining);
+                if drains != std::mem::replace(&mut drained, drains) {
+                    // The others see it go as they see one go that ends.
+                    membership.set_lifecycle(if drains { Lifecycle::Draining } else { Lifecycle::Ready });
+                }
                 membership.set_load(Load {
                     calls_in_flight: serving.calls.len() as u64,
                     connections: serving.connections.load(Ordering::Relaxed) as u64,
                 });
             }
+        };
+        async move {
+            going.run_until_cancelled_owned(announce).await;
         }
+    }
+
+    /// Tells the others that this node is about to end, and gives away what it hosts.
+    pub(crate) fn go(&self) {
+        self.going.cancel();
+        self.membership.set_lifecycle(Lifecycle::Draining);
     }
 
     /// Waits until this node hosts nothing that another one could, and does not vote where another one could in its
@@ -357,8 +398,9 @@ impl Cluster {
         let _ = state
             .wait_for(|state| {
                 let mut movable = state.parts.iter().filter(|(module, part)| {
-                    let stays = state.declared().get(module).is_none_or(|declared| declared.stateful);
-                    part.hosts().contains(&node) && !stays
+                    let stays = state.declared().get(module).is_none_or(|declared| declared.state == StateClass::Fixed);
+                    let keeps = part.seal().is_some_and(|seal| seal.from == self.me);
+                    keeps || (part.hosts().contains(&node) && !stays)
                 });
                 is_alone(state) || movable.next().is_none()
             })
@@ -511,7 +553,7 @@ async fn ask_descriptors(
     const LIMIT: Duration = Duration::from_secs(5);
     let asking = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect_timeout(LIMIT).connect().await.map_err(|error| error.to_string())?;
+        let channel = net::connect(&endpoint.connect_timeout(LIMIT)).await.map_err(|error| error.to_string())?;
         let mut client = KnowledgeClient::new(channel).max_decoding_message_size(64 << 20);
         let response = client.descriptors(DescriptorsRequest { services }).await;
         response.map(|response| response.into_inner().descriptors).map_err(|status| status.to_string())

@@ -18,6 +18,7 @@ pub use secret::Secret;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 pub use units::{Listen, Size, Span};
+use url::Url;
 
 use crate::id::NodeId;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub ingress: IngressSettings,
     /// `[admin]`
     pub admin: AdminSettings,
+    /// `[checkpoints]`
+    pub checkpoints: CheckpointSettings,
     /// `[log]`
     pub log: LogSettings,
 }
@@ -92,12 +95,32 @@ pub struct ClusterSettings {
     pub drain_timeout: Span,
     /// How long a call may wait for a module that is being placed.
     pub call_wait: Span,
+    /// How long streams of answers may go on once their module is about to move. Then they end, and can be opened again
+    /// where it is.
+    pub stream_grace: Span,
+    /// How long calls in a module whose state travels may go on once its gate is closed. Callers wait meanwhile; then
+    /// those calls are cut off.
+    pub seal_timeout: Span,
+    /// How long callers may wait for a module whose state is handed over: from the closing of its gate until the target
+    /// has the state. Then it stays.
+    pub handover_timeout: Span,
+    /// How large the state of a module may be that moves.
+    pub max_state_size: Size,
     /// How many calls may wait for one module.
     pub max_waiting_calls: usize,
     /// Whether calls of a replicated module stay on this node where it has an instance.
     pub prefer_local: bool,
     /// How many moves for the sake of balance may be under way.
     pub max_rebalancing: usize,
+    /// How many moves may be under way at all: those of a node that is drained, say.
+    pub max_moves: usize,
+    /// Whether the process is ended when its threads are all stuck for so long that others have taken over: a module
+    /// that blocks them, most likely.
+    pub abort_when_stuck: bool,
+    /// How many answers an instance of a module keeps, for methods with `(outpost.v1.delivery) = DEDUPE`.
+    pub dedupe_entries: usize,
+    /// How many bytes of them.
+    pub dedupe_bytes: Size,
 }
 
 /// The listener for outside clients.
@@ -157,6 +180,17 @@ pub struct AdminSettings {
     pub listen: Listen,
 }
 
+/// Where the state of checkpointed modules is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct CheckpointSettings {
+    /// `file:///var/lib/shop/checkpoints`, `s3://bucket/prefix` or another store's URL. Every node must reach it; a folder
+    /// is one only for nodes of one machine, or on a file system that they share. Without it, `checkpoints` in the node's
+    /// `data_dir`.
+    pub url: String,
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -207,10 +241,18 @@ impl Default for ClusterSettings {
             lease: Span::seconds(8),
             move_timeout: Span::seconds(30),
             drain_timeout: Span::seconds(20),
+            stream_grace: Span::seconds(2),
+            seal_timeout: Span::seconds(2),
+            handover_timeout: Span::seconds(5),
+            max_state_size: Size::mebibytes(1024),
             call_wait: Span::seconds(5),
             max_waiting_calls: 10_000,
             prefer_local: true,
             max_rebalancing: 2,
+            max_moves: 32,
+            abort_when_stuck: true,
+            dedupe_entries: 10_000,
+            dedupe_bytes: Size::mebibytes(16),
         }
     }
 }
@@ -526,7 +568,7 @@ impl Settings {
     fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
-        let Self { node, cluster, ingress, admin, log } = self;
+        let Self { node, cluster, ingress, admin, checkpoints, log } = self;
         for (key, span) in [
             ("node.start_timeout", node.start_timeout),
             ("cluster.move_timeout", cluster.move_timeout),
@@ -538,6 +580,9 @@ impl Settings {
             if span.get().is_zero() {
                 fault(key, "must be longer than zero");
             }
+        }
+        if !checkpoints.url.is_empty() && Url::parse(&checkpoints.url).is_err() {
+            fault("checkpoints.url", "is no URL; write \"file:///var/lib/shop/checkpoints\" or \"s3://bucket/prefix\"");
         }
         if node.worker_threads > 1024 {
             fault("node.worker_threads", "must be 1024 at the most; 0 is one thread a core");
@@ -561,6 +606,9 @@ impl Settings {
         }
         if !(4.0..=100.0).contains(&cluster.gossip_phi) {
             fault("cluster.gossip_phi", "must be from 4.0 to 100.0; 12.0 suits an interval of 500ms");
+        }
+        if cluster.max_moves == 0 {
+            fault("cluster.max_moves", "must be at least 1, or nothing can move");
         }
         if !(1..=300).contains(&cluster.lease.get().as_secs()) {
             fault("cluster.lease", "must be from 1s to 5m");

@@ -6,8 +6,11 @@
 //! answers ─────────┘                                  └────▶ proposals to the placement log
 //! ```
 //!
-//! A move is made by its source and its target, each of which looks at the record and nothing else: no message goes
-//! between them, so that whatever crashes, whoever reads the record knows where the move is.
+//! A move is made by its source and its target, each of which decides from the record and nothing else: so that whatever
+//! crashes, whoever reads the record knows where the move is. What goes between them is the module's state, if it has any
+//! (`transfer`).
 
+pub(crate) mod checkpoint;
 pub(crate) mod core;
 pub(crate) mod driver;
+pub(crate) mod transfer;

@@ -34,7 +34,6 @@ pub use tls::TlsError;
 pub(crate) use tls::acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::Instant,
 };
@@ -47,6 +46,7 @@ use crate::{
     call::link::{CONNECTION_WINDOW, STREAM_WINDOW},
     config::IngressSettings,
     gather::Gathered,
+    net::{TcpListener, TcpStream},
 };
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.

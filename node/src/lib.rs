@@ -27,15 +27,20 @@ mod cluster;
 #[doc(hidden)]
 pub mod codegen;
 pub mod config;
+mod disk;
 mod gather;
 mod handoff;
 mod id;
 mod ingress;
 mod membership;
 mod module;
+mod net;
 mod node;
 mod placement;
 mod reflection;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod status;
 
 pub use app::App;
@@ -44,9 +49,17 @@ pub use cluster::Failure;
 pub use config::{Secret, Sources};
 pub use id::{BadModuleName, BadNodeId, ModuleName, NodeId};
 pub use ingress::TlsError;
-pub use module::{Config, Context, Factory, Module, Parameter, ProgramError, ServiceSet, Services, services};
+pub use module::{
+    Config, Context, Factory, Json, Module, Parameter, ProgramError, ServiceSet, Services, Snapshot, SnapshotError,
+    SnapshotReader, SnapshotWriter, State, fence, services,
+};
 pub use node::{NoService, Node, Stopped};
 pub use status::StartError;
 
 /// An error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The pages whose examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/state.md")]
+struct Pages;

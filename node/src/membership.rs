@@ -102,6 +102,14 @@ pub(crate) struct Hosted {
     /// Why it does not run, if it failed to start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+    /// Bytes of state that the instance has taken over so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// How far an instance of a module is.

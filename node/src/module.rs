@@ -10,22 +10,26 @@
 
 mod context;
 mod factory;
+pub mod fence;
 mod program;
 mod reach;
+mod snapshot;
 mod start;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::placement::spec::{Count, Kind};
+use crate::placement::spec::{Count, Kind, StateClass};
 
-pub(crate) use context::Tasks;
 pub use context::{Config, Context};
+pub(crate) use context::{Ownership, Tasks};
 pub(crate) use factory::{Built, ErasedFactory, Needs, Supply};
 pub use factory::{Factory, Parameter, ServiceSet, Services, services};
 pub use program::ProgramError;
 pub(crate) use program::{Declared, Dependency, Program};
 pub use reach::{Limits, Reach, built};
 pub(crate) use reach::{descriptors_of, direct_of};
+pub(crate) use snapshot::{Held, Hooks};
+pub use snapshot::{Json, Snapshot, SnapshotError, SnapshotReader, SnapshotWriter, State};
 pub(crate) use start::{Edge, Starting, Waits, start};
 
 /// A module: a name, and a factory that builds its services.
@@ -44,7 +48,11 @@ pub struct Module {
     pub(crate) depends_on: Vec<Dependency>,
     pub(crate) descriptors: Vec<&'static [u8]>,
     pub(crate) kind: Kind,
-    pub(crate) stateful: bool,
+    pub(crate) state: StateClass,
+    /// How to make its state, for each parameter of its factory that is one.
+    pub(crate) states: Vec<fn() -> Held>,
+    /// How often its state is checkpointed.
+    pub(crate) checkpoint_every: Duration,
     pub(crate) factory: Arc<dyn ErasedFactory>,
 }
 
@@ -52,8 +60,8 @@ impl Module {
     /// Names a module and says how to build it.
     ///
     /// The factory is an async function. Its parameters are what the module needs, in any order: handles of other
-    /// modules' services (these are its declared dependencies), [`Config`] (its own configuration), [`Context`]. It
-    /// answers with a tonic server, or several joined by [`services`].
+    /// modules' services (these are its declared dependencies), [`Config`] (its own configuration), [`State`] (what has
+    /// to be where the module is), [`Context`]. It answers with a tonic server, or several joined by [`services`].
     ///
     /// A name that can't be one, or that another module has, is reported when the application starts.
     pub fn new<F, P>(name: &str, factory: F) -> Self
@@ -69,7 +77,9 @@ impl Module {
             depends_on: needs.services.into_iter().map(Dependency::Service).collect(),
             descriptors: Vec::new(),
             kind: Kind::Exclusive,
-            stateful: false,
+            state: if needs.states.is_empty() { StateClass::None } else { StateClass::Ephemeral },
+            states: needs.states,
+            checkpoint_every: Duration::ZERO,
             factory: factory::erase(factory, needs.config),
         }
     }
@@ -82,13 +92,41 @@ impl Module {
         self
     }
 
-    /// Declares that the module holds state between calls that nobody else has: one node hosts it at a time, and the
-    /// cluster does not move it by itself, since its state would stay behind. No placement can make it replicated.
+    /// Declares that the module holds state between calls that nobody else has and that can't travel: one node hosts it
+    /// at a time, and the cluster does not move it by itself, since its state would stay behind. No placement can make
+    /// it replicated. For a service as it is found; one that is written for a cluster has a [`State`].
     ///
-    /// A module that is neither stateful nor replicated is hosted by one node at a time too, and moves freely.
+    /// A module without state that is not replicated is hosted by one node at a time too, and moves freely.
     #[must_use]
     pub fn stateful(mut self) -> Self {
-        self.stateful = true;
+        self.state = StateClass::Fixed;
+        self
+    }
+
+    /// Declares that the module's state travels with it, and is lost when its node crashes. A module whose factory has a
+    /// [`State`] as a parameter is so without saying it. Of one without, what travels are the replies that are kept for
+    /// its `DEDUPE` methods.
+    #[must_use]
+    pub fn ephemeral(mut self) -> Self {
+        self.state = StateClass::Ephemeral;
+        self
+    }
+
+    /// Declares that the module's [`State`] travels with it, and is also written to the object store of
+    /// `checkpoints.url` so often and after each move: a crash loses what came after the last time.
+    #[must_use]
+    pub fn checkpointed(mut self, every: Duration) -> Self {
+        self.state = StateClass::Checkpointed;
+        self.checkpoint_every = every;
+        self
+    }
+
+    /// Declares that the module keeps its state in a store of its own, such as a database, and fences what it writes
+    /// with [`Context::epoch`], for which there is [`fence`]: a crash loses nothing, and a former owner can't write. A
+    /// [`State`] beside it travels with a move, but does not outlive a crash: a cache, say.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.state = StateClass::Durable;
         self
     }
 

@@ -13,7 +13,6 @@ use std::{
 
 use outpost_proto::admin::v1::{self as admin, DescribeResponse};
 use tokio::{
-    net::{TcpListener, TcpSocket},
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -26,18 +25,23 @@ use crate::{
     app::App,
     call::{
         Channel, Handle, Route, Tonic,
+        dedupe::Bounds,
         slot::{ModuleFacts, Patience, Slot},
         table::Table,
     },
     cluster,
     cluster::{Cluster, Failure},
     config::{Listen, Loaded, Settings},
-    handoff::driver::{Driver, Order, Runnable, Surroundings},
+    handoff::{
+        checkpoint::Checkpoints,
+        driver::{Driver, Order, Runnable, Surroundings},
+    },
     id::ModuleName,
     ingress::{Front, Server, acceptor},
-    membership::{Hosted, Instance, Lifecycle},
+    membership::{Hosted, Instance},
     module::{Limits, Module, Program, Waits},
-    placement::state::Declared,
+    net::{TcpListener, TcpSocket},
+    placement::{spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
 };
@@ -116,6 +120,16 @@ impl Node {
         };
         let cluster = Cluster::join(joining).await?;
 
+        let max_state = settings.cluster.max_state_size.bytes();
+        let checkpointed = app.modules.iter().any(|module| module.state == StateClass::Checkpointed);
+        if checkpointed && settings.checkpoints.url.is_empty() {
+            tracing::warn!(
+                "checkpoints are kept where only this node finds them; set `checkpoints.url` to a place that every node \
+                 reaches, or a crash of this node loses the state of its checkpointed modules"
+            );
+        }
+        let place = checkpointed.then(|| checkpoint_url(&settings)).flatten();
+        let checkpoints = Checkpoints::open(place.as_deref(), cluster.log().cluster(), max_state)?;
         let max_message = usize::try_from(settings.ingress.max_message_size.bytes()).unwrap_or(usize::MAX);
         let around = Surroundings {
             me: cluster.me().clone(),
@@ -123,13 +137,23 @@ impl Node {
             membership: cluster.membership().clone(),
             lease: cluster.lease(),
             lease_end: cluster.lease_end(),
+            offers: cluster.offers(),
+            checkpoints,
             table: Arc::clone(&table),
             waits,
             hinted,
             limits: Limits::new(max_message),
             start_timeout: settings.node.start_timeout.get(),
             drain_timeout: settings.cluster.drain_timeout.get(),
+            stream_grace: settings.cluster.stream_grace.get(),
+            seal_timeout: settings.cluster.seal_timeout.get(),
+            handover_timeout: settings.cluster.handover_timeout.get(),
+            max_state,
             prefer_local: settings.cluster.prefer_local,
+            dedupe: Bounds {
+                entries: settings.cluster.dedupe_entries,
+                bytes: usize::try_from(settings.cluster.dedupe_bytes.bytes()).unwrap_or(usize::MAX),
+            },
         };
         let mut driver = Driver::new(around, modules);
         facts.hosting.set(driver.hosting()).ok();
@@ -137,7 +161,7 @@ impl Node {
             // A module that does not start has nowhere else to be, so neither does the node.
             cluster.settled().await;
             // Of which it is sure only when it has heard so from most voters, even if that is itself.
-            let _ = cluster.lease().wait_for(|held| *held).await;
+            let _ = cluster.lease().wait_for(Option::is_some).await;
             driver.start_all().await?;
         }
         let (orders, received) = mpsc::channel(4);
@@ -203,6 +227,14 @@ impl Node {
         self.cluster.failed().await
     }
 
+    /// Looks into this node.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn observer(&self) -> crate::simulation::Observer {
+        crate::simulation::Observer::new(&self.cluster, Arc::clone(&self.table))
+    }
+
     /// A handle for the part of the program that is not a module.
     ///
     /// # Errors
@@ -227,7 +259,7 @@ impl Node {
     pub async fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.settings.node.stop_timeout.get();
         self.facts.stopping.set(()).ok();
-        self.cluster.membership().set_lifecycle(Lifecycle::Draining);
+        self.cluster.go();
         // Half of the time: what can't be handed over must not use up what calls in flight need.
         let handed_over = Instant::now() + self.settings.node.stop_timeout.get() / 2;
         let _ = timeout_at(handed_over, self.cluster.handed_over()).await;
@@ -293,6 +325,16 @@ fn refused(address: Listen, (key, origin): (&'static str, String), error: io::Er
     StartError::Listen { address: address.to_string(), key, origin, error, remedy }
 }
 
+/// Where checkpoints are kept; `None` is in memory, for a node that keeps nothing else either.
+fn checkpoint_url(settings: &Settings) -> Option<String> {
+    let url = &settings.checkpoints.url;
+    if !url.is_empty() {
+        return Some(url.clone());
+    }
+    let folder = std::path::absolute(settings.node.data_dir.as_ref()?.join("checkpoints")).ok()?;
+    url::Url::from_directory_path(folder).ok().map(String::from)
+}
+
 type Configs = BTreeMap<String, Box<dyn std::any::Any + Send>>;
 
 /// Each module, as the driver runs it.
@@ -312,6 +354,9 @@ fn runnables(
             index,
             factory: Arc::clone(&module.factory),
             config: configs.remove(name.as_str()).map(|config| Arc::new(Mutex::new(config))),
+            state: module.states.first().copied(),
+            class: module.state,
+            checkpoint_every: module.checkpoint_every,
             facts: Arc::clone(&entry.shared),
             slots: slots.collect(),
         };
@@ -324,14 +369,14 @@ fn runnables(
 fn declared(app: &App, program: &Program) -> BTreeMap<ModuleName, Declared> {
     let declared = |module: &Module| Declared {
         kind: module.kind,
-        stateful: module.stateful,
+        state: module.state,
         services: module.services.iter().map(ToString::to_string).collect(),
     };
     program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
 }
 
 fn reflection(app: &App, table: &Table) -> Reflection {
-    let services = table.slots().map(|slot| slot.service().to_owned()).collect();
+    let services = table.slots().cloned().collect();
     let given = app.modules.iter().flat_map(|module| module.descriptors.iter().copied());
     Reflection::new(services, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
 }
@@ -386,7 +431,8 @@ impl Facts {
 
     fn new(app: &App, program: &Program, patience: Patience, hinted: &Arc<Notify>) -> Self {
         let modules = app.modules.iter().zip(&program.names).map(|(module, name)| ModuleEntry {
-            shared: ModuleFacts::new(name.clone(), patience, Arc::clone(hinted)),
+            // What can't travel stays with its module, which does not move by itself.
+            shared: ModuleFacts::new(name.clone(), module.state.is_some(), patience, Arc::clone(hinted)),
             services: module.services.iter().map(ToString::to_string).collect(),
             calls: program.calls[name].iter().map(ToString::to_string).collect(),
         });

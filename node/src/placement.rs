@@ -17,3 +17,4 @@ pub(crate) mod scheduler;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod view;
+pub(crate) mod watchdog;

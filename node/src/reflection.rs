@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use outpost_proto::options::deliveries;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -27,7 +28,7 @@ pub(crate) const SERVICES: [&str; 2] =
 #[derive(Debug)]
 pub(crate) struct Reflection {
     /// Every service that clients can call.
-    services: Vec<String>,
+    services: Vec<Arc<Slot>>,
     /// Registered by hand, and those of the node's own services.
     given: Vec<&'static [u8]>,
     learned: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -36,7 +37,13 @@ pub(crate) struct Reflection {
 
 impl Reflection {
     /// Tells of these services; `given` are encoded descriptors that are known without a server.
-    pub(crate) fn new(services: Vec<String>, given: Vec<&'static [u8]>) -> Self {
+    pub(crate) fn new(services: Vec<Arc<Slot>>, given: Vec<&'static [u8]>) -> Self {
+        for slot in &services {
+            let said = |set: &&&[u8]| deliveries(set, slot.service()).is_ok_and(|methods| !methods.is_empty());
+            if let Some(set) = given.iter().find(said) {
+                slot.deliveries.learn(slot.service(), set);
+            }
+        }
         let slots = SERVICES.map(|service| Arc::new(Slot::built_in_later(service)));
         Self { services, given, learned: Mutex::default(), slots }
     }
@@ -47,8 +54,8 @@ impl Reflection {
 
     /// A digest for each service whose descriptors are known: equal digests are equal descriptors.
     pub(crate) fn digests(&self) -> BTreeMap<String, String> {
-        let digest = |service: &String| Some((service.clone(), digest(&self.descriptors(service)?)));
-        self.services.iter().filter_map(digest).collect()
+        let digest = |service: &str| Some((service.to_owned(), digest(&self.descriptors(service)?)));
+        self.names().filter_map(digest).collect()
     }
 
     /// The encoded descriptors of a service, with all that they import.
@@ -59,7 +66,7 @@ impl Reflection {
 
     /// The services that nothing is known of.
     pub(crate) fn missing(&self) -> Vec<String> {
-        self.services.iter().filter(|service| self.descriptors(service).is_none()).cloned().collect()
+        self.names().filter(|service| self.descriptors(service).is_none()).map(str::to_owned).collect()
     }
 
     /// Takes in what another node has told.
@@ -67,13 +74,22 @@ impl Reflection {
         self.learned().insert(service, descriptors);
     }
 
-    /// Lets clients see all that is known now.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(|slot| slot.service())
+    }
+
+    /// Lets clients see all that is known now, and calls be made as their methods say.
     ///
     /// # Errors
     /// Descriptors that contradict each other; clients see what they saw before.
     pub(crate) fn publish(&self) -> Result<(), StartError> {
         let mut sets: Vec<Vec<u8>> = Vec::new();
-        let known = self.services.iter().filter_map(|service| self.descriptors(service));
+        for slot in &self.services {
+            if let Some(descriptors) = self.descriptors(slot.service()) {
+                slot.deliveries.learn(slot.service(), &descriptors);
+            }
+        }
+        let known = self.names().filter_map(|service| self.descriptors(service));
         for set in self.given.iter().map(|given| given.to_vec()).chain(known) {
             if !sets.contains(&set) {
                 sets.push(set);
@@ -82,7 +98,7 @@ impl Reflection {
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure();
             let builder = sets.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
-            self.services.iter().fold(builder, |builder, service| builder.with_service_name(service.as_str()))
+            self.names().fold(builder, |builder, service| builder.with_service_name(service))
         };
         let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());
         let v1 = builder().with_service_name(SERVICES[0]).build_v1().map_err(fault)?;

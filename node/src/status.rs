@@ -7,7 +7,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     call::placed,
-    id::{ModuleName, NodeId},
+    id::{Epoch, ModuleName, NodeId},
     placement::{document::Fault, log::ProposeError, state::Refused},
 };
 
@@ -38,8 +38,28 @@ pub(crate) enum CallError {
     TooManyWaiting { module: ModuleName, most: usize },
     #[error("module `{module}` is not on this node")]
     NotHere { module: ModuleName },
+    #[error("module `{module}` moves to another node, and the call had not ended in time")]
+    Cut { module: ModuleName, epoch: Epoch },
+    #[error("module `{module}` moves to another node, where the stream can be opened again")]
+    Moved { module: ModuleName, epoch: Epoch },
+    #[error("this node has lost touch with the cluster, and another one may serve module `{module}` by now")]
+    LeaseLost { module: ModuleName, epoch: Epoch },
+    #[error("node `{node}` answered for module `{module}`, which another node has taken over from it")]
+    Fenced { module: ModuleName, node: NodeId, epoch: Epoch },
     #[error("node `{node}`, which serves module `{module}`, broke off before the call ended: {error}")]
-    Broken { module: ModuleName, node: NodeId, error: String },
+    Broken { module: ModuleName, node: NodeId, epoch: Option<Epoch>, error: String },
+    #[error("`outpost-call-id` is not one value of 1 to {most} printable ASCII characters")]
+    BadCallId { most: usize },
+    #[error("the request has more than {most} bytes, the most that a method with kept answers takes")]
+    TooLarge { most: usize },
+    #[error(
+        "{most} calls whose answers are to be kept run in module `{module}`; no more can (`cluster.dedupe_entries`)"
+    )]
+    TooManyKept { module: ModuleName, most: usize },
+    #[error("module `{module}` has run this call, and its answer was too large to keep (`cluster.dedupe_bytes`)")]
+    AnswerNotKept { module: ModuleName },
+    #[error("nobody waited for the call's answer any more, and it did not end within {}", humantime::format_duration(*.0))]
+    Abandoned(Duration),
 }
 
 /// Whether the module may have run.
@@ -61,12 +81,61 @@ impl CallError {
             | Self::TooDeep(_)
             | Self::Nowhere { .. }
             | Self::TooManyWaiting { .. }
-            | Self::NotHere { .. } => Executed::No,
+            | Self::NotHere { .. }
+            | Self::BadCallId { .. }
+            | Self::TooLarge { .. }
+            | Self::TooManyKept { .. } => Executed::No,
             Self::DeadlineExceeded
             | Self::Panicked
             | Self::ErrorWithoutCode
             | Self::Service { .. }
-            | Self::Broken { .. } => Executed::Perhaps,
+            | Self::Cut { .. }
+            | Self::Moved { .. }
+            | Self::LeaseLost { .. }
+            | Self::Fenced { .. }
+            | Self::Broken { .. }
+            | Self::AnswerNotKept { .. }
+            | Self::Abandoned(_) => Executed::Perhaps,
+        }
+    }
+
+    /// The word for programs: it stays, whatever becomes of the text. docs/errors.md has them all.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded => "deadline",
+            Self::Panicked => "panicked",
+            Self::UnknownService(_) => "unknown-service",
+            Self::NotAMethod(_) => "not-a-method",
+            Self::Stopped(_) => "stopped",
+            Self::WaitCycle(_) => "wait-cycle",
+            Self::TooDeep(_) => "too-deep",
+            Self::ErrorWithoutCode => "error-without-code",
+            Self::Service { .. } => "service-failed",
+            Self::Nowhere { .. } => "nowhere",
+            Self::TooManyWaiting { .. } => "too-many-waiting",
+            Self::NotHere { .. } => "not-here",
+            Self::Broken { .. } => "broken",
+            // One word for both: the caller does the same about them.
+            Self::Cut { .. } | Self::Moved { .. } => "moved",
+            Self::LeaseLost { .. } => "lease-lost",
+            Self::Fenced { .. } => "fenced",
+            Self::BadCallId { .. } => "bad-call-id",
+            Self::TooLarge { .. } => "too-large",
+            Self::TooManyKept { .. } => "too-many-kept",
+            Self::AnswerNotKept { .. } => "answer-not-kept",
+            Self::Abandoned(_) => "abandoned",
+        }
+    }
+
+    /// The epoch of the placement that the call met.
+    fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Broken { epoch, .. } => *epoch,
+            Self::Cut { epoch, .. }
+            | Self::Moved { epoch, .. }
+            | Self::LeaseLost { epoch, .. }
+            | Self::Fenced { epoch, .. } => Some(*epoch),
+            _ => None,
         }
     }
 }
@@ -82,17 +151,30 @@ impl From<CallError> for Status {
             CallError::Stopped(_)
             | CallError::Nowhere { .. }
             | CallError::NotHere { .. }
-            | CallError::Broken { .. } => Code::Unavailable,
-            CallError::TooManyWaiting { .. } => Code::ResourceExhausted,
-            CallError::WaitCycle(_) => Code::FailedPrecondition,
+            | CallError::Broken { .. }
+            | CallError::Cut { .. }
+            | CallError::Moved { .. }
+            | CallError::LeaseLost { .. }
+            | CallError::Fenced { .. } => Code::Unavailable,
+            CallError::TooManyWaiting { .. } | CallError::TooManyKept { .. } => Code::ResourceExhausted,
+            CallError::WaitCycle(_) | CallError::AnswerNotKept { .. } => Code::FailedPrecondition,
             CallError::TooDeep(_) => Code::ResourceExhausted,
+            CallError::BadCallId { .. } => Code::InvalidArgument,
+            // As tonic's servers have it.
+            CallError::TooLarge { .. } => Code::OutOfRange,
+            CallError::Abandoned(_) => Code::Cancelled,
         };
         let mut status = Status::new(code, error.to_string());
         let executed = match error.executed() {
             Executed::No => placed::NOT_EXECUTED,
             Executed::Perhaps => placed::UNKNOWN,
         };
-        status.metadata_mut().insert(keys::OUTCOME, MetadataValue::from_static(executed));
+        let metadata = status.metadata_mut();
+        metadata.insert(keys::OUTCOME, MetadataValue::from_static(executed));
+        metadata.insert(keys::REASON, MetadataValue::from_static(error.reason()));
+        if let Some(epoch) = error.epoch() {
+            metadata.insert(keys::EPOCH, epoch.0.into());
+        }
         status
     }
 }
@@ -120,6 +202,8 @@ pub(crate) enum AdminError {
     ModuleChanged { module: ModuleName, expected: u64, current: u64 },
     #[error("module `{module}` can't move to {node}: {problem}")]
     CannotMove { module: ModuleName, node: NodeId, problem: String },
+    #[error("there is nothing to give up for module `{module}`: {problem}")]
+    CannotAbort { module: ModuleName, problem: String },
     #[error("node `{0}` is there; stop it before it is forgotten")]
     StillAlive(NodeId),
     #[error("{0}")]
@@ -137,7 +221,9 @@ impl From<AdminError> for Status {
                 Code::InvalidArgument
             }
             AdminError::PlacementChanged { .. } | AdminError::ModuleChanged { .. } => Code::Aborted,
-            AdminError::CannotMove { .. } | AdminError::StillAlive(_) => Code::FailedPrecondition,
+            AdminError::CannotMove { .. } | AdminError::CannotAbort { .. } | AdminError::StillAlive(_) => {
+                Code::FailedPrecondition
+            }
             AdminError::Refused(refused) => match refused {
                 Refused::SpecChanged { .. } | Refused::PartChanged { .. } => Code::Aborted,
                 Refused::NoNode(_) => Code::NotFound,
@@ -224,6 +310,14 @@ pub enum StartError {
     /// The node could not become part of a cluster.
     #[error("{0}")]
     Cluster(String),
+    /// Checkpoints can't be kept where they should be.
+    #[error("checkpoints can't be kept at {url} (`checkpoints.url`): {error}")]
+    Checkpoints {
+        /// The setting, without credentials.
+        url: String,
+        /// What is wrong.
+        error: String,
+    },
     /// The descriptors that services were registered with contradict each other.
     #[error("server reflection can't be built: {0}")]
     Descriptors(String),
@@ -256,4 +350,65 @@ pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each variant that a caller may see.
+    fn all() -> Vec<CallError> {
+        let module = || ModuleName::parse("cart").unwrap();
+        let epoch = Epoch(3);
+        vec![
+            CallError::DeadlineExceeded,
+            CallError::Panicked,
+            CallError::UnknownService("shop.v1.Cart".to_owned()),
+            CallError::NotAMethod("/".to_owned()),
+            CallError::Stopped(module()),
+            CallError::WaitCycle(vec![module()]),
+            CallError::TooDeep(64),
+            CallError::ErrorWithoutCode,
+            CallError::Service { module: module(), error: String::new() },
+            CallError::Nowhere { module: module(), why: String::new() },
+            CallError::TooManyWaiting { module: module(), most: 1 },
+            CallError::NotHere { module: module() },
+            CallError::Broken {
+                module: module(),
+                node: NodeId::parse("n1").unwrap(),
+                epoch: Some(epoch),
+                error: String::new(),
+            },
+            CallError::Cut { module: module(), epoch },
+            CallError::Moved { module: module(), epoch },
+            CallError::LeaseLost { module: module(), epoch },
+            CallError::Fenced { module: module(), node: NodeId::parse("n1").unwrap(), epoch },
+            CallError::BadCallId { most: 64 },
+            CallError::TooLarge { most: 1 },
+            CallError::TooManyKept { module: module(), most: 1 },
+            CallError::AnswerNotKept { module: module() },
+            CallError::Abandoned(Duration::from_secs(30)),
+        ]
+    }
+
+    #[test]
+    fn every_error_is_in_the_page_for_authors_of_clients() {
+        let page = include_str!("../../docs/errors.md");
+        for error in all() {
+            let (reason, epoch) = (error.reason(), error.epoch());
+            let status = Status::from(error);
+            let told = |key| status.metadata().get(key).map(|value| value.to_str().unwrap().to_owned());
+            let code = format!("{:?}", status.code());
+            // `ResourceExhausted` is RESOURCE_EXHAUSTED to everybody else.
+            let words = code.chars().enumerate().map(|(at, letter)| match letter.is_uppercase() && at > 0 {
+                true => format!("_{letter}"),
+                false => letter.to_string(),
+            });
+            let code = words.collect::<String>().to_uppercase();
+            let row = format!("| `{reason}` | {code} | `{}` |", told(keys::OUTCOME).unwrap());
+            assert!(page.contains(&row), "docs/errors.md has no row that begins {row}");
+            assert_eq!(told(keys::REASON).as_deref(), Some(reason));
+            assert_eq!(told(keys::EPOCH), epoch.map(|epoch| epoch.to_string()));
+        }
+    }
 }

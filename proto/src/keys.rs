@@ -32,18 +32,27 @@ pub mod gossip {
 }
 
 /// Keys of metadata that nodes add to calls. All begin with `outpost-`; what comes from outside under such a key is
-/// dropped at the edge.
+/// dropped at the edge, but for [`CALL_ID`](metadata::CALL_ID).
 pub mod metadata {
     /// The prefix of all of them.
     pub const PREFIX: &str = "outpost-";
     /// How many nodes a call has been passed on by, in decimal.
     pub const HOPS: &str = "outpost-hops";
-    /// The epoch of the module's placement that a call was routed by.
+    /// On a call, the epoch of the module's placement that it was routed by; on an answer, the one that it was served at; on
+    /// an error, the one that it is about.
     pub const EPOCH: &str = "outpost-epoch";
+    /// On an answer: answers of earlier epochs do not count any more, as far as the node that gives it knows.
+    pub const FENCE: &str = "outpost-fence";
+    /// The modules that a call has come through: a set of 128 bits in hexadecimal, one for each module's name.
+    pub const CHAIN: &str = "outpost-chain";
     /// How many calls a call is nested in.
     pub const DEPTH: &str = "outpost-depth";
     /// On an answer: the module is elsewhere now, as `EPOCH NODE`.
     pub const MOVED: &str = "outpost-moved";
     /// On an error of the framework's own: whether the module may have run. `not-executed` or `unknown`.
     pub const OUTCOME: &str = "outpost-outcome";
+    /// On the same: why, in a word that stays the same: `moved`, `broken` and so on.
+    pub const REASON: &str = "outpost-reason";
+    /// What tells a call apart from all others, and is the same each time that it is made. A client may give its own.
+    pub const CALL_ID: &str = "outpost-call-id";
 }

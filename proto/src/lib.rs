@@ -3,6 +3,7 @@
 //! ```text
 //! node ──serves──▶ outpost.admin.v1.Admin ◀──calls── outpost (the operator's tool)
 //! node ──serves──▶ outpost.cluster.v1.*   ◀──calls── another node
+//! an application's .proto files ──import──▶ outpost/v1/options.proto
 //! ```
 //!
 //! Everything that two versions of a node, or a node and a tool, say to each other is defined here,
@@ -10,6 +11,7 @@
 
 pub mod describe;
 pub mod keys;
+pub mod options;
 
 /// `outpost.admin.v1`: what an operator's tool asks a node.
 pub mod admin {
@@ -40,4 +42,15 @@ pub mod cluster {
     pub mod v1 {
         tonic::include_proto!("outpost.cluster.v1");
     }
+}
+
+/// `outpost.v1`: what an application's `.proto` files say to the framework.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from the commented .proto file"
+)]
+pub mod v1 {
+    tonic::include_proto!("outpost.v1");
 }

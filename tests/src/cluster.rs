@@ -21,6 +21,8 @@ pub struct Setup {
     nodes: usize,
     voters: usize,
     settings: Vec<(String, String)>,
+    /// Of one node.
+    own: Vec<(String, String, String)>,
 }
 
 /// So many nodes, the first of which begins the cluster. Modules stay where they are, but for a test that asks for moves.
@@ -28,7 +30,7 @@ pub struct Setup {
 pub fn nodes(nodes: usize) -> Setup {
     let quick = [("cluster.gossip_interval", "100ms"), ("cluster.gossip_phi", "16"), ("cluster.max_rebalancing", "0")];
     let settings = quick.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Setup { nodes, voters: 1, settings: settings.into() }
+    Setup { nodes, voters: 1, settings: settings.into(), own: Vec::new() }
 }
 
 impl Setup {
@@ -46,15 +48,25 @@ impl Setup {
         self
     }
 
+    /// A setting of one node.
+    #[must_use]
+    pub fn with_of(mut self, node: &str, key: &str, value: &str) -> Self {
+        self.own.push((node.to_owned(), key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts the nodes, `n1` and so on, each with the program that `app` makes for it, and waits until each knows all.
     ///
     /// # Panics
     /// When a node does not start.
     pub async fn start(self, app: impl Fn(&str) -> App + Send + Sync + 'static) -> TestCluster {
+        // `RUST_LOG=debug` shows what nodes say; the process may have begun to log already.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         let dirs = tempfile::tempdir().expect("a directory for the nodes' data");
-        let Self { nodes, voters, settings } = self;
+        let Self { nodes, voters, settings, own } = self;
         let names: Vec<String> = (1..=nodes).map(|index| format!("n{index}")).collect();
-        let mut cluster = TestCluster { app: Box::new(app), settings, dirs, nodes: BTreeMap::new() };
+        let mut cluster = TestCluster { app: Box::new(app), settings, own, dirs, nodes: BTreeMap::new() };
         let (first, later) = names.split_at(voters);
         cluster.begin(first).await;
         for name in later {
@@ -75,6 +87,7 @@ impl Setup {
 pub struct TestCluster {
     app: Box<dyn Fn(&str) -> App + Send + Sync>,
     settings: Vec<(String, String)>,
+    own: Vec<(String, String, String)>,
     nodes: BTreeMap<String, Running>,
     /// Deleted with the cluster.
     dirs: TempDir,
@@ -149,7 +162,9 @@ impl TestCluster {
             .set("node.name", name)
             .set("node.data_dir", data_dir.to_str().expect("a path of UTF-8"))
             .set("cluster.seeds", &format!("[{}]", seeds.join(", ")));
-        self.settings.iter().fold(sources, |sources, (key, value)| sources.set(key, value))
+        let own = self.own.iter().filter(|(node, ..)| node == name).map(|(_, key, value)| (key, value));
+        let all = self.settings.iter().map(|(key, value)| (key, value));
+        all.chain(own).fold(sources, |sources, (key, value)| sources.set(key, value))
     }
 
     /// Starts the nodes that begin the cluster. Where those are several, each must know all before any is there.
@@ -315,6 +330,16 @@ impl TestCluster {
             (host, epoch) if host == node && epoch > before.1 => Ok(epoch),
             other => Err(format!("{module} is at {other:?}, and was at {before:?}")),
         };
+        let given_up = async {
+            // What the log says of it is for the message.
+            let given_up = |view: &admin::Cluster| match self::module(view, module)? {
+                there if there.movement.is_none() && there.state == "serving" => settled(view, module),
+                _ => Err("it is under way".to_owned()),
+            };
+            self.wait_until("the move to end", given_up).await
+        };
+        let (host, _) = given_up.await;
+        assert_eq!(host, node, "{module} has not moved: {:#?}", self.events(module).await);
         self.wait_until(&format!("{module} to move to {node}"), moved).await
     }
 
@@ -353,7 +378,12 @@ pub fn connection(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("an address is a URI").connect_lazy()
 }
 
-fn free_address() -> SocketAddr {
+/// An address that nobody listens on.
+///
+/// # Panics
+/// Without a free port.
+#[must_use]
+pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound")
 }

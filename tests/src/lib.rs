@@ -2,11 +2,19 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod database;
+pub mod deliveries;
 pub mod frames;
+pub mod history;
+pub mod linear;
 pub mod load;
 pub mod measure;
 pub mod network;
+pub mod parts;
 pub mod processes;
+pub mod proxy;
+pub mod store;
+pub mod tally;
 pub mod wait;
 pub mod witness;
 

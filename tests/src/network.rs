@@ -117,6 +117,13 @@ impl Network {
         }
     }
 
+    /// Cuts two nodes off from each other; both still reach the third one.
+    pub fn cut_between(&self, one: usize, other: usize) {
+        let [one, other] = [one, other].map(|index| u8::try_from(index).expect("few nodes"));
+        self.filter(one, &format!("-A INPUT -s {} -j DROP", ip(other)));
+        self.filter(one, &format!("-A OUTPUT -d {} -j DROP", ip(other)));
+    }
+
     /// Drops all datagrams between nodes.
     pub fn mute_gossip(&self) {
         for index in 0..NODES {

@@ -91,6 +91,19 @@ impl Process {
         digits.parse().unwrap_or_else(|_| panic!("no raft_id in {text}"))
     }
 
+    /// How much memory the process has, in bytes.
+    ///
+    /// # Panics
+    /// When it does not run, or the system does not tell.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("{path} does not tell")) * 1024
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
@@ -335,6 +348,16 @@ impl Fleet {
         let limit = Duration::from_secs(20);
         move_module(self.nodes[at].admin, module, &node, limit).await.unwrap_or_else(|problem| panic!("{problem}"));
         began.elapsed()
+    }
+
+    /// Begins a move, and does not wait for it.
+    ///
+    /// # Errors
+    /// As the operator's API refuses it.
+    pub async fn begin_move(&self, at: usize, module: &str, to: usize) -> Result<Changed, Status> {
+        let node = self.nodes[to].name.clone();
+        let request = MoveRequest { module: module.to_owned(), node, ..MoveRequest::default() };
+        Ok(self.admin(at).r#move(request).await?.into_inner())
     }
 
     /// Waits until a log has a line with this in it, and gives that line.

@@ -589,7 +589,9 @@ async fn a_page_may_call_if_its_origin_is_allowed() {
     assert_web_answer(&body);
     assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://shop.example");
     let exposed = headers[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
-    assert!(exposed.contains("grpc-status") && exposed.contains("grpc-message"), "{exposed}");
+    for key in ["grpc-status", "grpc-message", "outpost-outcome", "outpost-reason"] {
+        assert!(exposed.contains(key), "{exposed}");
+    }
 
     for other in ["https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"] {
         let (_, headers, _) = http(fixture.address(), Version::HTTP_11, preflight(other), "").await;

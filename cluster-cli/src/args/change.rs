@@ -36,7 +36,7 @@ pub(crate) struct ReasonArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Waits until it is done (the default).
-    #[arg(long, overrides_with = "no_wait", hide = true)]
+    #[arg(long, overrides_with = "no_wait")]
     wait: bool,
     /// Returns as soon as the cluster has taken it.
     #[arg(long, overrides_with = "wait")]
@@ -85,34 +85,6 @@ pub(crate) struct RollbackArgs {
     pub(crate) version: Option<u64>,
     #[command(flatten)]
     pub(crate) check: CheckArgs,
-    #[command(flatten)]
-    pub(crate) reason: ReasonArgs,
-    #[command(flatten)]
-    pub(crate) wait: WaitArgs,
-    #[command(flatten)]
-    pub(crate) change: ChangeArgs,
-}
-
-pub(super) const MOVE_EXAMPLES: &str = "\
-Examples:
-  outpost move checkout --to node-2
-  outpost move checkout --to node-2 --no-wait
-  outpost move cart --to node-2 --lose-state           although what it has in memory stays behind
-  outpost move checkout --to node-2 --check-index 17   only if `modules -o json` still says so";
-
-#[derive(Debug, Args)]
-pub(crate) struct MoveArgs {
-    /// The module.
-    pub(crate) module: String,
-    /// The node that it goes to.
-    #[arg(long, value_name = "NODE")]
-    pub(crate) to: String,
-    /// Moves a module that declares state, although its state stays behind.
-    #[arg(long)]
-    pub(crate) lose_state: bool,
-    /// Refuses (exit code 5) unless the module's record is at this index.
-    #[arg(long, value_name = "INDEX")]
-    pub(crate) check_index: Option<u64>,
     #[command(flatten)]
     pub(crate) reason: ReasonArgs,
     #[command(flatten)]
@@ -212,7 +184,7 @@ Examples:
 
 pub(super) const UNCORDON_EXAMPLES: &str = "\
 Examples:
-  outpost uncordon node-2";
+  outpost uncordon node-2                              after `cordon`, and after `drain`";
 
 #[derive(Debug, Args)]
 pub(crate) struct CordonArgs {

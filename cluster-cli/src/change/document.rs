@@ -15,7 +15,7 @@ use crate::{
     error::CliError,
     output::Output,
     text::{Colour, colours, list, paint, table},
-    wait::{Goal, Hosts, Target, Wait},
+    wait::{Goal, Hosts, Target, Wait, goes_on},
 };
 
 /// A document that can't be sent.
@@ -127,7 +127,8 @@ fn settle(plan: &PlanResponse, changed: Changed) -> Wait {
         goal: Goal::Settled { targets: plan.changes.iter().map(target).collect(), firm: false },
         index: changed.index,
         what: "the new placement".to_owned(),
-        look: "outpost status".to_owned(),
+        opening: None,
+        goes_on: goes_on("outpost status"),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     error::CliError,
     names,
     output::Output,
-    wait::{Goal, Hosts, Target, Wait},
+    wait::{Goal, Hosts, Target, Wait, goes_on},
 };
 
 pub(crate) async fn scale(args: &ScaleArgs, out: &mut Output) -> Result<(), CliError> {
@@ -78,6 +78,7 @@ fn wait_for(module: &str, hosts: Hosts, index: u64) -> Wait {
         goal: Goal::Settled { targets: vec![Target { module: module.to_owned(), hosts }], firm: true },
         index,
         what: format!("the new placement of {module}"),
-        look: format!("outpost why {module}"),
+        opening: None,
+        goes_on: goes_on(&format!("outpost why {module}")),
     }
 }

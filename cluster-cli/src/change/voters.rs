@@ -11,7 +11,7 @@ use crate::{
     error::CliError,
     output::Output,
     text::{count, table},
-    wait::{Goal, Outcome, Wait},
+    wait::{Goal, Outcome, Wait, goes_on},
 };
 
 pub(crate) async fn run(args: &VotersArgs, out: &mut Output) -> Result<(), CliError> {
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: &VotersArgs, out: &mut Output) -> Result<(), CliEr
                 goal: Goal::Voters { count: count.0 },
                 index: changed.index,
                 what: "the change of voters".to_owned(),
-                look: "outpost voters".to_owned(),
+                opening: None,
+                goes_on: goes_on("outpost voters"),
             };
             match operation.wait(&wait, Instant::now(), limit).await? {
                 Outcome::Done { cluster, .. } => *cluster,

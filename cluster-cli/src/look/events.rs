@@ -36,7 +36,7 @@ pub(super) fn line(event: &Event) -> String {
         [&event.module, &event.node].into_iter().filter(|name| !name.is_empty() && !event.text.contains(*name));
     let subject: String = subject.map(|name| format!("{name}: ")).collect();
     let by = if event.by.is_empty() { String::new() } else { format!(" (by {})", event.by) };
-    format!("{} {:>6}  {:14}  {subject}{}{by}", time(event.at_ms), event.index, event.kind, event.text)
+    format!("{} {:>6}  {:15}  {subject}{}{by}", time(event.at_ms), event.index, event.kind, event.text)
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
         };
         assert_eq!(
             line(&event),
-            "2023-11-14T22:13:20Z     12  moved           cart: moved from node-1 to node-2 (by ada@desk)"
+            "2023-11-14T22:13:20Z     12  moved            cart: moved from node-1 to node-2 (by ada@desk)"
         );
     }
 }

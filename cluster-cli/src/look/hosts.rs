@@ -59,7 +59,7 @@ mod tests {
         let module = ClusterModule {
             name: "cart".to_owned(),
             kind: "exclusive".to_owned(),
-            stateful: true,
+            state_class: "fixed".to_owned(),
             state: "serving".to_owned(),
             epoch: 3,
             hosts: vec![host("node-2"), host("node-3")],
@@ -74,7 +74,7 @@ mod tests {
         };
         assert_eq!(names_only(&leaving), "");
         let shown = detailed(&Cluster { nodes: vec![node], ..Cluster::default() }, &module);
-        assert!(shown.starts_with("cart is exclusive, stateful, serving, epoch 3\n\n NODE"), "{shown}");
+        assert!(shown.starts_with("cart is exclusive, fixed, serving, epoch 3\n\n NODE"), "{shown}");
         assert!(shown.contains(" node-2  serving  127.0.0.1:7010  -\n"), "{shown}");
     }
 }

@@ -39,15 +39,18 @@ fn text(modules: &[ClusterModule]) -> String {
     table(["MODULE", "KIND", "STATE", "EPOCH", "HOSTS", "SERVICES", "PROBLEMS"], rows)
 }
 
-/// `exclusive, stateful`, `replicated 3`
+/// `exclusive, ephemeral`, `replicated 3`
 pub(super) fn kind(module: &ClusterModule) -> String {
     let count = match (module.kind.as_str(), module.replicas) {
         ("replicated", 0) => " every".to_owned(),
         ("replicated", count) => format!(" {count}"),
         _ => String::new(),
     };
-    let stateful = if module.stateful { ", stateful" } else { "" };
-    format!("{}{count}{stateful}", module.kind)
+    let class = match module.state_class.as_str() {
+        "" | "none" => String::new(),
+        class => format!(", {class}"),
+    };
+    format!("{}{count}{class}", module.kind)
 }
 
 pub(super) fn state(module: &ClusterModule) -> String {
@@ -113,5 +116,18 @@ mod tests {
         let pinned = ClusterModule { pin: Some(pin), moving_to: "node-2".to_owned(), ..cart };
         assert_eq!(super::pin(&pinned).unwrap(), "pinned to node-2 until 2023-11-14T22:13:20Z: disk");
         assert_eq!(state(&pinned), "degraded to node-2");
+    }
+
+    #[test]
+    fn a_kind_tells_what_becomes_of_the_state() {
+        for (class, shown) in [
+            ("none", "exclusive"),
+            ("ephemeral", "exclusive, ephemeral"),
+            ("fixed", "exclusive, fixed"),
+            ("a later release's", "exclusive, a later release's"),
+        ] {
+            let (kind, state_class) = ("exclusive".to_owned(), class.to_owned());
+            assert_eq!(super::kind(&ClusterModule { kind, state_class, ..ClusterModule::default() }), shown);
+        }
     }
 }

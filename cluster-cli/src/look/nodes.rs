@@ -67,9 +67,13 @@ fn columns(node: &ClusterNode) -> [String; 8] {
     ]
 }
 
-/// `ready`, or `ready, cordoned`
+/// `ready`, `ready, cordoned` or `ready, drained`, which is cordoned as well
 pub(super) fn state(node: &ClusterNode) -> String {
-    if node.cordoned { format!("{}, cordoned", node.state) } else { node.state.clone() }
+    match (node.drained, node.cordoned) {
+        (true, _) => format!("{}, drained", node.state),
+        (false, true) => format!("{}, cordoned", node.state),
+        (false, false) => node.state.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +102,8 @@ mod tests {
             Some(" node-1  ready, cordoned  leader  1.2.3    127.0.0.1:7000  2        disk=ssd, zone=b  3")
         );
         let wide = wide(&nodes);
+        let drained = ClusterNode { drained: true, ..nodes[0].clone() };
+        assert_eq!(state(&drained), "ready, drained");
         assert!(wide.contains("cart, orders") && wide.contains("127.0.0.1:7001  yes"), "{wide}");
     }
 }

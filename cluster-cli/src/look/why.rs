@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{
     events,
     modules::{kind, pin, state},
+    moves,
 };
 use crate::{
     admin::Admin,
@@ -44,6 +45,7 @@ fn text(explained: &ExplainResponse) -> String {
             text.extend(lines.iter().map(|line| format!("  {line}\n")));
         }
     };
+    section("move", module.movement.iter().map(|movement| moves::line(movement, module.epoch)).collect());
     section("problems", module.problems.clone());
     section("rules", explained.rules.iter().cloned().chain(pin(&module)).collect());
     let rows = explained.nodes.iter().map(|node| {

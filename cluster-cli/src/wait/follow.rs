@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
-use outpost_proto::admin::v1::Cluster;
+use outpost_proto::admin::v1::{Cluster, Movement};
 use tokio::time::{self, Instant};
 use tonic::Streaming;
 
@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
     Done {
         cluster: Box<Cluster>,
         missing: Option<String>,
+        /// The move that was waited for, as it was seen last.
+        movement: Option<Movement>,
     },
     Failed(String),
 }
@@ -40,12 +42,18 @@ pub(crate) async fn follow(
     let mut screen = Screen::stderr();
     let mut views = std::pin::pin!(stream::iter([first]).chain(views(node.clone(), rest)));
     let mut now = "begun".to_owned();
+    if let Some(opening) = &wait.opening {
+        screen.step(began.elapsed(), opening);
+        now.clone_from(opening);
+    }
+    let mut reached = String::new();
+    let mut movement = None;
     // What a terminal shows between two views, beside the time.
     let mut live = now.clone();
     let mut quiet_until: Option<Instant> = None;
     let mut last = Box::new(Cluster::default());
     let mut ticks = time::interval(TICK);
-    let goes_on = || format!("it goes on, and `{}` tells how it stands", wait.look);
+    let goes_on = || wait.goes_on.clone();
     loop {
         let quiet = async {
             match quiet_until {
@@ -57,14 +65,19 @@ pub(crate) async fn follow(
             Some(cluster) = views.next() => {
                 quiet_until = None;
                 let progress = wait.on_cluster(&cluster);
+                movement = wait.movement(&cluster).cloned().or(movement);
                 last = Box::new(cluster);
                 match progress {
-                    Progress::Done => return Ok(Outcome::Done { cluster: last, missing: None }),
+                    Progress::Done => return Ok(Outcome::Done { cluster: last, missing: None, movement }),
                     Progress::Failed(why) => return Ok(Outcome::Failed(why)),
                     Progress::Behind(text) => now = text,
-                    Progress::Step(text) => {
-                        screen.step(began.elapsed(), &text);
-                        (now, live) = (text, format!("{} is under way", wait.what));
+                    Progress::Step { phase, text } => {
+                        match phase == reached {
+                            true => screen.more(began.elapsed(), &text),
+                            false => screen.step(began.elapsed(), &text),
+                        }
+                        reached = phase;
+                        (now, live) = (text.clone(), text);
                     }
                     Progress::Going(text) => {
                         screen.now(began.elapsed(), &text);
@@ -76,9 +89,10 @@ pub(crate) async fn follow(
                     }
                 }
             }
-            () = quiet => return Ok(Outcome::Done { cluster: last, missing: Some(now) }),
+            () = quiet => return Ok(Outcome::Done { cluster: last, missing: Some(now), movement }),
             () = time::sleep_until(began + limit) => {
-                return Err(CliError::WaitTimedOut { what: wait.what.clone(), limit, last: now, goes_on: goes_on() });
+                let last = wait.in_full(&last).unwrap_or(now);
+                return Err(CliError::WaitTimedOut { what: wait.what.clone(), limit, last, goes_on: goes_on() });
             }
             Ok(()) = tokio::signal::ctrl_c() => {
                 return Err(CliError::Interrupted { what: wait.what.clone(), goes_on: goes_on() });
@@ -89,7 +103,7 @@ pub(crate) async fn follow(
 }
 
 /// What the node tells; when it stops telling, it is asked again, because a change that was begun needs no tool.
-fn views(node: Address, stream: Streaming<Cluster>) -> impl Stream<Item = Cluster> {
+pub(crate) fn views(node: Address, stream: Streaming<Cluster>) -> impl Stream<Item = Cluster> {
     stream::unfold((node, Some(stream)), |(node, mut stream)| async move {
         loop {
             match &mut stream {

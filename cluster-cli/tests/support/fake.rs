@@ -1,22 +1,29 @@
-//! A node's admin API over a cluster that a test makes up and changes.
+//! A node's admin API over a cluster that a test makes up and changes, and the tool that speaks to it.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "not every test file needs all of it")]
 
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt as _, stream};
 use outpost_proto::admin::v1::{
-    ApplyRequest, Changed, Cluster, ClusterModule, ClusterNode, CordonRequest, DescribeRequest, DescribeResponse,
-    Event, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse, ModuleHost,
-    ModulePin, MoveRequest, NodeVerdict, PinRequest, PlacementVersion, PlanRequest, PlanResponse, PlannedChange,
-    RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest, Voter, WatchRequest,
+    AbortMoveRequest, ApplyRequest, Changed, Cluster, ClusterModule, ClusterNode, CordonRequest, DescribeRequest,
+    DescribeResponse, DrainRequest, Event, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest,
+    HistoryRequest, HistoryResponse, ModuleHost, ModulePin, MoveRequest, Movement, NodeVerdict, PinRequest,
+    PlacementVersion, PlanRequest, PlanResponse, PlannedChange, RollbackRequest, ScaleRequest, SetVotersRequest,
+    UnpinRequest, Voter, WatchRequest,
     admin_server::{Admin, AdminServer},
 };
 use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
     net::TcpListener,
+    process::{Child, ChildStderr, Command},
     sync::{Notify, watch},
     task::JoinSet,
 };
 use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
 use tonic::{Request, Response, Status, codegen::BoxStream};
+
+use crate::tool::{Ran, outpost, ran};
 
 #[derive(Clone)]
 pub(crate) struct Fake {
@@ -37,7 +44,7 @@ impl Fake {
         let fake = Self {
             address: listener.local_addr().unwrap().to_string(),
             cluster: Arc::new(watch::Sender::new(cluster())),
-            events: Arc::new(watch::Sender::new(vec![event(1, "cart", "cart is on node-1")])),
+            events: Arc::new(watch::Sender::new(vec![event(1, "placed", "cart", "cart is on node-1")])),
             asked: Arc::default(),
             hang_up: Arc::default(),
             _server: Arc::default(),
@@ -73,6 +80,15 @@ impl Fake {
         self.hang_up.notify_waiters();
     }
 
+    /// The move of a module gets to a phase, with so many bytes of state.
+    pub(crate) fn phase(&self, name: &str, phase: &str, bytes: u64) {
+        self.change_module(name, |module| {
+            let movement = module.movement.as_mut().unwrap();
+            phase.clone_into(&mut movement.phase);
+            movement.bytes = bytes;
+        });
+    }
+
     pub(crate) fn happened(&self, event: Event) {
         self.events.send_modify(|events| events.push(event));
     }
@@ -80,13 +96,30 @@ impl Fake {
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = outpost(args);
+        command.env("OUTPOST_NODE", &self.address);
+        command
+    }
+
+    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).spawn().unwrap()).await
+    }
+
+    /// Starts it, for a test that looks at what it says on the way.
+    pub(crate) fn begin(&self, args: &[&str]) -> (Child, Lines<BufReader<ChildStderr>>) {
+        let mut child = self.command(args).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        (child, stderr)
+    }
 }
 
-pub(crate) fn event(index: u64, module: &str, text: &str) -> Event {
+pub(crate) fn event(index: u64, kind: &str, module: &str, text: &str) -> Event {
     Event {
         index,
-        at_ms: 1_700_000_000_000,
-        kind: "placed".to_owned(),
+        at_ms: 1_700_000_000_000 + index,
+        kind: kind.to_owned(),
         module: module.to_owned(),
         text: text.to_owned(),
         ..Event::default()
@@ -189,6 +222,28 @@ impl Operators {
 
 fn module<'a>(cluster: &'a mut Cluster, name: &str) -> &'a mut ClusterModule {
     cluster.modules.iter_mut().find(|module| module.name == name).unwrap()
+}
+
+/// What the entry at `cluster.index` does.
+pub(crate) fn begin_move(cluster: &mut Cluster, name: &str, to: &str, by: &str) {
+    let id = cluster.index;
+    let module = module(cluster, name);
+    module.state = "moving".to_owned();
+    module.moving_to = to.to_owned();
+    module.movement = Some(Movement {
+        id,
+        from: module.hosts[0].node.clone(),
+        to: to.to_owned(),
+        phase: "starting".to_owned(),
+        begun_ms: 1_700_000_000_000,
+        bytes: 0,
+        by: by.to_owned(),
+    });
+}
+
+/// The module stays where it is.
+pub(crate) fn end_move(module: &mut ClusterModule) {
+    (module.state, module.moving_to, module.movement) = ("serving".to_owned(), String::new(), None);
 }
 
 #[tonic::async_trait]
@@ -322,21 +377,51 @@ impl Admin for Operators {
         if check_index.is_some_and(|index| index != now.index) {
             return Err(Status::aborted(format!("{name} is at index {}", now.index)));
         }
+        if let Some(movement) = now.movement {
+            // The one that is under way, for whoever asks again.
+            if movement.to == node {
+                let placement = self.cluster.borrow().placement;
+                return Ok(Response::new(Changed { index: movement.id, placement, changed: false }));
+            }
+            return Err(Status::failed_precondition(format!("it is on its way to {} already", movement.to)));
+        }
         if now.hosts.iter().any(|host| host.node == node) {
             return self.already();
         }
         self.log(format!("move {name} to {node} by {by}, lose_state {lose_state}"));
+        self.commit(|cluster| begin_move(cluster, &name, &node, &by))
+    }
+
+    async fn abort_move(&self, request: Request<AbortMoveRequest>) -> Result<Response<Changed>, Status> {
+        let AbortMoveRequest { module: name, move_id, by, why } = request.into_inner();
+        let Some(movement) = self.module(&name).movement else {
+            return Err(Status::failed_precondition("no move of it is under way"));
+        };
+        if move_id != 0 && move_id != movement.id {
+            return Err(Status::failed_precondition(format!("the move that is under way is {}", movement.id)));
+        }
+        self.log(format!("abort {name} by {by}: {why}"));
+        self.commit(|cluster| end_move(module(cluster, &name)))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<Changed>, Status> {
+        let DrainRequest { node, by, why } = request.into_inner();
+        if self.cluster.borrow().nodes.iter().any(|it| it.name == node && it.drained) {
+            return self.already();
+        }
+        self.log(format!("drain {node} by {by}: {why}"));
         self.commit(|cluster| {
-            let module = module(cluster, &name);
-            module.state = "moving".to_owned();
-            module.moving_to = node;
+            let node = cluster.nodes.iter_mut().find(|it| it.name == node).unwrap();
+            (node.cordoned, node.drained) = (true, true);
         })
     }
 
     async fn cordon(&self, request: Request<CordonRequest>) -> Result<Response<Changed>, Status> {
         let CordonRequest { node, cordoned, .. } = request.into_inner();
         self.commit(|cluster| {
-            cluster.nodes.iter_mut().find(|it| it.name == node).unwrap().cordoned = cordoned;
+            let node = cluster.nodes.iter_mut().find(|it| it.name == node).unwrap();
+            node.cordoned = cordoned;
+            node.drained &= cordoned;
         })
     }
 

@@ -3,7 +3,7 @@
 //! Nothing here is kept between calls. A call that breaks off half-way, say because the caller went away, is taken up
 //! again by the next with the same idempotency key: payment, shipping and orders each answer with what they did before.
 
-use outpost::BoxError;
+use outpost::{BoxError, Context};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
 /// # Errors
 /// Never.
 pub async fn new(
+    ctx: Context,
     cart: CartHandle,
     catalog: CatalogHandle,
     shipping: ShippingHandle,
@@ -31,7 +32,8 @@ pub async fn new(
     payment: PaymentHandle,
     orders: OrdersHandle,
 ) -> Result<CheckoutServer<Checkout>, BoxError> {
-    Ok(CheckoutServer::new(Checkout { cart, catalog, shipping, pricing, payment, orders, keys: Ids::new("CHECKOUT") }))
+    let keys = Ids::new("CHECKOUT", ctx);
+    Ok(CheckoutServer::new(Checkout { cart, catalog, shipping, pricing, payment, orders, keys }))
 }
 
 /// The module. It keeps nothing.

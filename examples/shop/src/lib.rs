@@ -13,7 +13,10 @@
 //! logic, which is plain functions and plain state. A module names the others that it calls in its factory's parameters
 //! and nowhere else.
 //!
-//! The shop forgets: all state is in memory, and all of it has a bound that the module's documentation states.
+//! The shop forgets: all state is in memory, and all of it has a bound that the module's documentation states. It goes along
+//! when a module moves; what a crash takes is for each module to say, in [`app`].
+
+use std::time::Duration;
 
 use outpost::{App, Module};
 
@@ -41,18 +44,21 @@ pub mod v1 {
 }
 
 /// The shop, ready to run. What its modules say of themselves here holds in a cluster, where the placement does not
-/// say otherwise: those without state may be on many nodes, or move; those with state stay.
+/// say otherwise: those without state may be on many nodes, or move; those with state are on one, and move with it.
+///
+/// A crash empties carts, which buyers fill again. Of orders and all that belongs to them, it takes what came after the last
+/// checkpoint. A shop with real money would keep these in a database, as the example `ledger` does.
 #[must_use]
 pub fn app() -> App {
     App::new("shop", env!("CARGO_PKG_VERSION"))
         .with(Module::new("catalog", catalog::new).on_every_node())
         .with(Module::new("pricing", pricing::new).on_every_node())
-        .with(Module::new("cart", cart::new).stateful())
-        .with(Module::new("payment", payment::new).stateful())
-        .with(Module::new("shipping", shipping::new).stateful())
-        .with(Module::new("orders", orders::new).stateful())
+        .with(Module::new("cart", cart::new).ephemeral())
+        .with(Module::new("payment", payment::new).checkpointed(Duration::from_secs(1)))
+        .with(Module::new("shipping", shipping::new).checkpointed(Duration::from_secs(5)))
+        .with(Module::new("orders", orders::new).checkpointed(Duration::from_secs(5)))
         .module("checkout", checkout::new)
         .with(Module::new("recommendations", recommendations::new).replicated(2))
-        .with(Module::new("reviews", reviews::new).stateful())
+        .with(Module::new("reviews", reviews::new).checkpointed(Duration::from_secs(30)))
         .module("support", support::new)
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use outpost::{BoxError, Config, Context};
+use outpost::{BoxError, Config, Context, Snapshot, SnapshotReader, SnapshotWriter, State};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,7 +25,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     check, clock,
     ids::Ids,
-    state::State,
+    state::{self, Locked, v1 as written},
     v1::{
         Order, OrderStatus, OrdersCreateRequest, OrdersCreateResponse, OrdersGetRequest, OrdersGetResponse,
         OrdersListRequest, OrdersListResponse, WatchRequest, WatchResponse,
@@ -59,22 +58,26 @@ impl Default for OrdersConfig {
 ///
 /// # Errors
 /// When `step_ms` is 0.
-pub async fn new(ctx: Context, config: Config<OrdersConfig>) -> Result<OrdersServer<Orders>, BoxError> {
+pub async fn new(
+    ctx: Context,
+    config: Config<OrdersConfig>,
+    book: State<Locked<Book>>,
+) -> Result<OrdersServer<Orders>, BoxError> {
     if config.step_ms == 0 {
         return Err("step_ms must be at least 1".into());
     }
-    let book = Arc::new(State::new(Book::new(config.max_orders)));
     ctx.spawn("advance-orders", advance(ctx.clone(), book.clone(), Duration::from_millis(config.step_ms)));
-    Ok(OrdersServer::new(Orders { ids: Ids::new("ORDER"), book }))
+    Ok(OrdersServer::new(Orders { max_orders: config.max_orders, ids: Ids::new("ORDER", ctx), book }))
 }
 
-async fn advance(ctx: Context, book: Arc<State<Book>>, step: Duration) {
+async fn advance(ctx: Context, book: State<Locked<Book>>, step: Duration) {
     let mut ticks = interval(step);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = ctx.stopping() => return,
-            _ = ticks.tick() => book.with(Book::advance),
+            // Until it serves, what an instance has is a copy of what another one still moves along.
+            _ = ticks.tick() => if ctx.epoch() > 0 { book.with(Book::advance) },
         }
     }
 }
@@ -82,8 +85,9 @@ async fn advance(ctx: Context, book: Arc<State<Book>>, step: Duration) {
 /// The module. It keeps at most `max_orders` orders of at most 64 kB each.
 #[derive(Debug)]
 pub struct Orders {
+    max_orders: usize,
     ids: Ids,
-    book: Arc<State<Book>>,
+    book: State<Locked<Book>>,
 }
 
 #[tonic::async_trait]
@@ -109,7 +113,8 @@ impl orders_server::Orders for Orders {
             tracking_id: None,
             created_at_unix_ms: clock::unix_ms(),
         };
-        let created = self.book.with(|book| book.create(request.idempotency_key, order, request.tracking_id))?;
+        let (key, tracking_id) = (request.idempotency_key, request.tracking_id);
+        let created = self.book.with(|book| book.create(key, order, tracking_id, self.max_orders))?;
         Ok(Response::new(OrdersCreateResponse { order: Some(created) }))
     }
 
@@ -166,15 +171,26 @@ fn after(status: OrderStatus) -> Option<OrderStatus> {
 }
 
 /// All orders. Each is either under way or delivered.
-#[derive(Debug)]
-struct Book {
-    max_orders: usize,
+#[derive(Debug, Default)]
+pub struct Book {
     /// Ids grow, so the newest order is the last.
     entries: BTreeMap<String, Entry>,
     ids_by_key: HashMap<String, String>,
     under_way: Vec<String>,
     /// In the order of delivery.
     delivered: VecDeque<String>,
+}
+
+impl Snapshot for Locked<Book> {
+    async fn snapshot(&self, out: &mut SnapshotWriter) -> Result<(), BoxError> {
+        state::write(out, self.with(|book| book.written())).await
+    }
+
+    async fn restore(&self, from: &mut SnapshotReader) -> Result<(), BoxError> {
+        let book = Book::read(state::read(from).await?)?;
+        self.with(|mine| *mine = book);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -187,34 +203,29 @@ struct Entry {
 }
 
 impl Book {
-    fn new(max_orders: usize) -> Self {
-        Self {
-            max_orders,
-            entries: BTreeMap::new(),
-            ids_by_key: HashMap::new(),
-            under_way: Vec::new(),
-            delivered: VecDeque::new(),
-        }
-    }
-
-    fn create(&mut self, key: String, order: Order, tracking_id: String) -> Result<Order, Status> {
+    fn create(&mut self, key: String, order: Order, tracking_id: String, max_orders: usize) -> Result<Order, Status> {
         if let Some(created_before) = self.ids_by_key.get(&key).and_then(|id| self.entries.get(id)) {
             return Ok(created_before.order.clone());
         }
-        if self.entries.len() >= self.max_orders {
+        // More than one, where there was more room before.
+        while self.entries.len() >= max_orders {
             let Some(oldest) = self.delivered.pop_front() else {
-                let max = self.max_orders;
-                return Err(Status::resource_exhausted(format!("{max} orders are under way")));
+                return Err(Status::resource_exhausted(format!("{max_orders} orders are under way")));
             };
             if let Some(forgotten) = self.entries.remove(&oldest) {
                 self.ids_by_key.remove(&forgotten.key);
             }
         }
-        self.ids_by_key.insert(key.clone(), order.id.clone());
         self.under_way.push(order.id.clone());
-        let entry = Entry { order: order.clone(), key, tracking_id, status: watch::Sender::new(order.status()) };
-        self.entries.insert(order.id.clone(), entry);
+        self.insert(key, order.clone(), tracking_id);
         Ok(order)
+    }
+
+    fn insert(&mut self, key: String, order: Order, tracking_id: String) {
+        let id = order.id.clone();
+        self.ids_by_key.insert(key.clone(), id.clone());
+        let status = watch::Sender::new(order.status());
+        self.entries.insert(id, Entry { order, key, tracking_id, status });
     }
 
     fn entry(&self, selector: &Selector) -> Result<&Entry, Status> {
@@ -248,6 +259,27 @@ impl Book {
             !delivered
         });
     }
+    fn written(&self) -> written::Orders {
+        let known = |entry: &Entry| written::KnownOrder {
+            idempotency_key: entry.key.clone(),
+            order: Some(entry.order.clone()),
+            tracking_id: entry.tracking_id.clone(),
+        };
+        written::Orders {
+            orders: self.entries.values().map(known).collect(),
+            delivered: self.delivered.iter().cloned().collect(),
+        }
+    }
+
+    fn read(written: written::Orders) -> Result<Self, BoxError> {
+        let mut book = Self { delivered: written.delivered.into(), ..Self::default() };
+        for written::KnownOrder { idempotency_key, order, tracking_id } in written.orders {
+            book.insert(idempotency_key, order.ok_or("a key has no order")?, tracking_id);
+        }
+        let under_way = book.entries.values().filter(|entry| after(entry.order.status()).is_some());
+        book.under_way = under_way.map(|entry| entry.order.id.clone()).collect();
+        Ok(book)
+    }
 }
 
 #[cfg(test)]
@@ -259,9 +291,9 @@ mod tests {
     }
 
     fn book_with(max_orders: usize, ids: &[&str]) -> Book {
-        let mut book = Book::new(max_orders);
+        let mut book = Book::default();
         for id in ids {
-            book.create(format!("key of {id}"), order(id), "PARCEL-1".into()).unwrap();
+            book.create(format!("key of {id}"), order(id), "PARCEL-1".into(), max_orders).unwrap();
         }
         book
     }
@@ -289,7 +321,7 @@ mod tests {
     #[test]
     fn the_same_key_gives_the_same_order() {
         let mut book = book_with(10, &["1"]);
-        let again = book.create("key of 1".into(), order("2"), String::new()).unwrap();
+        let again = book.create("key of 1".into(), order("2"), String::new(), 10).unwrap();
         assert_eq!(again.id, "1");
         assert_eq!(book.entries.len(), 1);
     }
@@ -297,10 +329,10 @@ mod tests {
     #[test]
     fn a_full_book_forgets_delivered_orders_only() {
         let mut book = book_with(2, &["1", "2"]);
-        let refused = book.create("key".into(), order("3"), String::new()).unwrap_err();
+        let refused = book.create("key".into(), order("3"), String::new(), 2).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         (0..4).for_each(|_| book.advance());
-        book.create("key".into(), order("3"), String::new()).unwrap();
+        book.create("key".into(), order("3"), String::new(), 2).unwrap();
         assert_eq!(["1", "2", "3"].map(|id| get(&book, id).is_some()), [false, true, true]);
         assert_eq!(book.ids_by_key.len(), 2);
     }
@@ -324,5 +356,21 @@ mod tests {
         assert_eq!(seen[0].as_ref().unwrap().status, i32::from(OrderStatus::Placed));
         assert_eq!(seen[1].as_ref().unwrap_err().code(), tonic::Code::Unavailable);
         assert_eq!(seen.len(), 2);
+    }
+    #[test]
+    fn orders_come_along_and_go_on_where_they_were() {
+        let mut source = book_with(3, &["1", "2"]);
+        (0..3).for_each(|_| source.advance());
+        source.create("key of 3".into(), order("3"), "PARCEL-3".into(), 3).unwrap();
+        source.advance();
+        let mut target = Book::read(source.written()).unwrap();
+        assert_eq!(target.written(), source.written());
+        let again = target.create("key of 3".into(), order("4"), String::new(), 3).unwrap();
+        assert_eq!((again.id.as_str(), again.status()), ("3", OrderStatus::Paid));
+        (0..2).for_each(|_| target.advance());
+        assert_eq!(get(&target, "3").unwrap().tracking_id.unwrap(), "PARCEL-3");
+        // There is less room here: the two that were delivered make it.
+        target.create("key of 4".into(), order("4"), String::new(), 2).unwrap();
+        assert_eq!(["1", "2", "3", "4"].map(|id| get(&target, id).is_some()), [false, false, true, true]);
     }
 }

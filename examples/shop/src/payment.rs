@@ -2,7 +2,7 @@
 //!
 //! A card's number is never kept and never logged: of a card, only what `Checked` holds goes on.
 
-use outpost::{BoxError, Config, Secret};
+use outpost::{BoxError, Config, Context, Secret, Snapshot, SnapshotReader, SnapshotWriter, State};
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Month},
     ids::Ids,
     recent::Recent,
-    state::State,
+    state::{self, Locked, v1 as written},
     v1::{
         Card, Charge, ChargeRequest, ChargeResponse, Money, RefundRequest, RefundResponse,
         payment_server::{self, PaymentServer},
@@ -44,24 +44,25 @@ impl Default for PaymentConfig {
 ///
 /// # Errors
 /// Never.
-pub async fn new(config: Config<PaymentConfig>) -> Result<PaymentServer<Payment>, BoxError> {
+pub async fn new(
+    ctx: Context,
+    config: Config<PaymentConfig>,
+    ledger: State<Locked<Ledger>>,
+) -> Result<PaymentServer<Payment>, BoxError> {
     let test_mode = config.merchant_key.expose().is_empty();
     if test_mode {
         tracing::info!("no merchant key: payments are in test mode");
     }
-    Ok(PaymentServer::new(Payment {
-        test_mode,
-        ids: Ids::new("CHARGE"),
-        ledger: State::new(Ledger::new(config.max_charges)),
-    }))
+    Ok(PaymentServer::new(Payment { test_mode, max_charges: config.max_charges, ids: Ids::new("CHARGE", ctx), ledger }))
 }
 
 /// The module. It keeps the last `max_charges` charges.
 #[derive(Debug)]
 pub struct Payment {
     test_mode: bool,
+    max_charges: usize,
     ids: Ids,
-    ledger: State<Ledger>,
+    ledger: State<Locked<Ledger>>,
 }
 
 #[tonic::async_trait]
@@ -93,7 +94,7 @@ impl payment_server::Payment for Payment {
                 refunded: false,
                 test_mode: self.test_mode,
             };
-            ledger.record(idempotency_key, charge.clone());
+            ledger.record(idempotency_key, charge.clone(), self.max_charges);
             Ok(charge)
         })?;
         Ok(Response::new(ChargeResponse { charge: Some(charge) }))
@@ -110,17 +111,25 @@ impl payment_server::Payment for Payment {
 }
 
 /// The charges. Both maps get an entry at the same time, and so forget the same charges.
-#[derive(Debug)]
-struct Ledger {
+#[derive(Debug, Default)]
+pub struct Ledger {
     ids_by_key: Recent<String>,
     charges: Recent<Charge>,
 }
 
-impl Ledger {
-    fn new(capacity: usize) -> Self {
-        Self { ids_by_key: Recent::new(capacity), charges: Recent::new(capacity) }
+impl Snapshot for Locked<Ledger> {
+    async fn snapshot(&self, out: &mut SnapshotWriter) -> Result<(), BoxError> {
+        state::write(out, self.with(|ledger| ledger.written())).await
     }
 
+    async fn restore(&self, from: &mut SnapshotReader) -> Result<(), BoxError> {
+        let ledger = Ledger::read(state::read(from).await?)?;
+        self.with(|mine| *mine = ledger);
+        Ok(())
+    }
+}
+
+impl Ledger {
     /// The charge that this key stands for. A key can't be used for something else, nor again after a refund: whoever
     /// does believes in a payment that isn't there.
     fn made_before(&self, key: &str, amount: &Money, card: &Checked) -> Result<Option<Charge>, Status> {
@@ -136,15 +145,31 @@ impl Ledger {
         Ok(Some(charge.clone()))
     }
 
-    fn record(&mut self, key: String, charge: Charge) {
-        self.ids_by_key.insert(key, charge.id.clone());
-        self.charges.insert(charge.id.clone(), charge);
+    fn record(&mut self, key: String, charge: Charge, max_charges: usize) {
+        self.ids_by_key.insert(key, charge.id.clone(), max_charges);
+        self.charges.insert(charge.id.clone(), charge, max_charges);
     }
 
     fn refund(&mut self, id: &str) -> Option<Charge> {
         let charge = self.charges.get_mut(id)?;
         charge.refunded = true;
         Some(charge.clone())
+    }
+
+    fn written(&self) -> written::Payment {
+        let known = |(key, id): (&String, &String)| written::KnownCharge {
+            idempotency_key: key.clone(),
+            charge: self.charges.get(id).cloned(),
+        };
+        written::Payment { charges: self.ids_by_key.iter().map(known).collect() }
+    }
+
+    fn read(written: written::Payment) -> Result<Self, BoxError> {
+        let mut ledger = Self::default();
+        for written::KnownCharge { idempotency_key, charge } in written.charges {
+            ledger.record(idempotency_key, charge.ok_or("a key has no charge")?, usize::MAX);
+        }
+        Ok(ledger)
     }
 }
 
@@ -244,7 +269,7 @@ mod tests {
     #[test]
     fn a_key_stands_for_one_charge() {
         let (card, amount) = (card(GOOD, 2030, 1).unwrap(), Money::us_cents(500));
-        let mut ledger = Ledger::new(10);
+        let mut ledger = Ledger::default();
         let charge = Charge {
             id: "C1".into(),
             amount: Some(amount.clone()),
@@ -252,12 +277,42 @@ mod tests {
             ..Charge::default()
         };
         assert_eq!(ledger.made_before("key", &amount, &card).unwrap(), None);
-        ledger.record("key".into(), charge.clone());
+        ledger.record("key".into(), charge.clone(), 10);
         assert_eq!(ledger.made_before("key", &amount, &card).unwrap(), Some(charge));
         let other = ledger.made_before("key", &Money::us_cents(501), &card).unwrap_err();
         assert_eq!(other.code(), tonic::Code::InvalidArgument);
         assert!(ledger.refund("C1").unwrap().refunded);
         let refunded = ledger.made_before("key", &amount, &card).unwrap_err();
         assert_eq!(refunded.code(), tonic::Code::FailedPrecondition);
+    }
+    #[tokio::test]
+    async fn what_a_key_stands_for_is_the_same_after_a_move() {
+        let (card, amount) = (card(GOOD, 2030, 1).unwrap(), Money::us_cents(500));
+        let charge = |id: &str| Charge {
+            id: id.into(),
+            amount: Some(amount.clone()),
+            card_last_four: card.last_four.clone(),
+            ..Charge::default()
+        };
+        let (source, target) = (State::new(Locked::default()), State::new(Locked::default()));
+        source.with(|source: &mut Ledger| {
+            for number in ["2", "1", "3"] {
+                source.record(format!("key {number}"), charge(number), 10);
+            }
+            source.refund("1");
+        });
+        State::load(&target, State::save(&source).await.unwrap()).await.unwrap();
+        target.with(|target: &mut Ledger| {
+            assert_eq!(target.made_before("key 2", &amount, &card).unwrap(), Some(charge("2")));
+            assert_eq!(
+                target.made_before("key 1", &amount, &card).unwrap_err().code(),
+                tonic::Code::FailedPrecondition
+            );
+            // The bound is that of the node where the module is; the oldest are forgotten first, as before.
+            target.record("key 4".into(), charge("4"), 2);
+            let known = ["1", "2", "3", "4"].map(|id| target.charges.get(id).is_some());
+            assert_eq!(known, [false, false, true, true]);
+            assert_eq!(target.made_before("key 2", &amount, &card).unwrap(), None);
+        });
     }
 }

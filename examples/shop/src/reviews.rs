@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use outpost::{BoxError, Config};
+use outpost::{BoxError, Config, Snapshot, SnapshotReader, SnapshotWriter, State};
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     check,
-    state::State,
+    state::{self, Locked, v1 as written},
     v1::{
         CatalogGetRequest, CatalogHandle, Review, ReviewSummary, ReviewsListRequest, ReviewsListResponse,
         UploadRequest, UploadResponse,
@@ -39,16 +39,20 @@ impl Default for ReviewsConfig {
 ///
 /// # Errors
 /// Never.
-pub async fn new(config: Config<ReviewsConfig>, catalog: CatalogHandle) -> Result<ReviewsServer<Reviews>, BoxError> {
-    Ok(ReviewsServer::new(Reviews { config: config.into_inner(), catalog, kept: State::default() }))
+pub async fn new(
+    config: Config<ReviewsConfig>,
+    kept: State<Locked<Kept>>,
+    catalog: CatalogHandle,
+) -> Result<ReviewsServer<Reviews>, BoxError> {
+    Ok(ReviewsServer::new(Reviews { config: config.into_inner(), kept, catalog }))
 }
 
 /// The module. It keeps at most `max_per_product` reviews of each product in the catalog, of about 2 kB each.
 #[derive(Debug)]
 pub struct Reviews {
     config: ReviewsConfig,
+    kept: State<Locked<Kept>>,
     catalog: CatalogHandle,
-    kept: State<Kept>,
 }
 
 #[tonic::async_trait]
@@ -104,10 +108,47 @@ fn summary(reviews: &[Review]) -> ReviewSummary {
     ReviewSummary { count, average_rating: if count == 0 { 0.0 } else { sum / f64::from(count) } }
 }
 
-/// All reviews, of each product the oldest first.
+/// All reviews, of each product the oldest first. They are only ever added, so that those which came since some time are
+/// the last ones of each product.
 #[derive(Debug, Default)]
-struct Kept {
+pub struct Kept {
     by_product: HashMap<String, Vec<Review>>,
+    /// How many there were of each product when changes began to be tracked.
+    tracked: HashMap<String, usize>,
+}
+
+/// There may be many, so most of them are copied while the module serves.
+impl Snapshot for Locked<Kept> {
+    async fn snapshot(&self, out: &mut SnapshotWriter) -> Result<(), BoxError> {
+        state::write(out, self.with(|kept| kept.since(&HashMap::new()))).await
+    }
+
+    async fn restore(&self, from: &mut SnapshotReader) -> Result<(), BoxError> {
+        let all = state::read(from).await?;
+        self.with(|kept| {
+            *kept = Kept::default();
+            kept.take(all);
+        });
+        Ok(())
+    }
+
+    fn track_changes(&self, track: bool) -> bool {
+        self.with(|kept| {
+            let counts = kept.by_product.iter().map(|(product_id, reviews)| (product_id.clone(), reviews.len()));
+            kept.tracked = if track { counts.collect() } else { HashMap::new() };
+        });
+        true
+    }
+
+    async fn changes(&self, out: &mut SnapshotWriter) -> Result<(), BoxError> {
+        state::write(out, self.with(|kept| kept.since(&kept.tracked))).await
+    }
+
+    async fn apply(&self, from: &mut SnapshotReader) -> Result<(), BoxError> {
+        let changes = state::read(from).await?;
+        self.with(|kept| kept.take(changes));
+        Ok(())
+    }
 }
 
 impl Kept {
@@ -127,6 +168,24 @@ impl Kept {
             self.by_product.entry(review.product_id.clone()).or_default().push(review);
         }
         Ok(())
+    }
+    /// What has been added since there were so many of each product.
+    fn since(&self, counts: &HashMap<String, usize>) -> written::Reviews {
+        let added = |(product_id, reviews): (&String, &Vec<Review>)| {
+            let after = counts.get(product_id).copied().unwrap_or_default();
+            let reviews = reviews.get(after..).filter(|added| !added.is_empty())?.to_vec();
+            Some(written::ProductReviews { product_id: product_id.clone(), after: after as u64, reviews })
+        };
+        written::Reviews { products: self.by_product.iter().filter_map(added).collect() }
+    }
+
+    /// Adds those. Some may be there already: a copy was made later than what it is to be told.
+    fn take(&mut self, added: written::Reviews) {
+        for written::ProductReviews { product_id, after, reviews } in added.products {
+            let of_product = self.by_product.entry(product_id).or_default();
+            of_product.truncate(usize::try_from(after).unwrap_or(usize::MAX));
+            of_product.extend(reviews);
+        }
     }
 }
 
@@ -166,5 +225,25 @@ mod tests {
             [0, 1, 5, 6].map(|rating| is_publishable(&review("mug", rating)).is_ok()),
             [false, true, true, false]
         );
+    }
+    #[tokio::test]
+    async fn what_is_added_during_a_copy_comes_along_once() {
+        let source = State::new(Locked::<Kept>::default());
+        let add = |product_id: &str, rating: u32| {
+            source.with(|kept| kept.add(vec![review(product_id, rating)], 10)).unwrap();
+        };
+        add("mug", 1);
+        assert!(source.track_changes(true));
+        add("mug", 2);
+        add("tent", 3);
+        let copied = State::save(&source).await.unwrap();
+        add("mug", 4);
+        let changes = State::save_changes(&source).await.unwrap();
+        let target = State::new(Locked::<Kept>::default());
+        State::load(&target, copied).await.unwrap();
+        State::load_changes(&target, changes).await.unwrap();
+        let all = source.with(|kept| kept.by_product.clone());
+        assert_eq!(target.with(|kept| kept.by_product.clone()), all);
+        assert_eq!((all["mug"].len(), all["tent"].len()), (3, 1));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use outpost::{BoxError, Config};
+use outpost::{BoxError, Config, Context, Json, State};
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
@@ -10,7 +10,6 @@ use crate::{
     check,
     ids::Ids,
     recent::Recent,
-    state::State,
     v1::{
         Address, Money, ShipRequest, ShipResponse, ShippingCancelRequest, ShippingQuoteRequest, ShippingQuoteResponse,
         shipping_server::{self, ShippingServer},
@@ -50,13 +49,12 @@ impl Default for ShippingConfig {
 ///
 /// # Errors
 /// Never.
-pub async fn new(config: Config<ShippingConfig>) -> Result<ShippingServer<Shipping>, BoxError> {
-    let config = config.into_inner();
-    Ok(ShippingServer::new(Shipping {
-        ids: Ids::new("PARCEL"),
-        parcels: State::new(Recent::new(config.max_parcels)),
-        config,
-    }))
+pub async fn new(
+    ctx: Context,
+    config: Config<ShippingConfig>,
+    parcels: State<Json<Parcels>>,
+) -> Result<ShippingServer<Shipping>, BoxError> {
+    Ok(ShippingServer::new(Shipping { config: config.into_inner(), ids: Ids::new("PARCEL", ctx), parcels }))
 }
 
 /// The module. It keeps the last `max_parcels` parcels: of each, its reference and its tracking id.
@@ -64,7 +62,15 @@ pub async fn new(config: Config<ShippingConfig>) -> Result<ShippingServer<Shippi
 pub struct Shipping {
     config: ShippingConfig,
     ids: Ids,
-    parcels: State<Recent<String>>,
+    parcels: State<Json<Parcels>>,
+}
+
+/// The parcels that were sent.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Parcels {
+    /// The tracking id of each, by its reference.
+    sent: Recent<String>,
 }
 
 #[tonic::async_trait]
@@ -87,20 +93,18 @@ impl shipping_server::Shipping for Shipping {
         if self.config.refused_postcodes.contains(&address.postcode) {
             return Err(Status::failed_precondition(format!("the carrier does not deliver to {}", address.postcode)));
         }
-        let tracking_id = self.parcels.with(|parcels| {
-            if let Some(sent_before) = parcels.get(&reference) {
-                return sent_before.clone();
-            }
-            let tracking_id = self.ids.fresh();
-            parcels.insert(reference, tracking_id.clone());
-            tracking_id
-        });
+        let mut parcels = self.parcels.write();
+        if let Some(sent_before) = parcels.sent.get(&reference) {
+            return Ok(Response::new(ShipResponse { tracking_id: sent_before.clone() }));
+        }
+        let tracking_id = self.ids.fresh();
+        parcels.sent.insert(reference, tracking_id.clone(), self.config.max_parcels);
         Ok(Response::new(ShipResponse { tracking_id }))
     }
 
     async fn cancel(&self, request: Request<ShippingCancelRequest>) -> Result<Response<()>, Status> {
         let reference = request.into_inner().reference;
-        self.parcels.with(|parcels| parcels.remove(&reference));
+        self.parcels.write().sent.remove(&reference);
         Ok(Response::new(()))
     }
 }

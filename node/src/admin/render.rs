@@ -55,12 +55,13 @@ pub(super) fn cluster(view: &View, state: &State, members: &Members, leadership:
             name: module.to_string(),
             kind: kind.to_owned(),
             replicas: wanted as u32,
-            stateful: declared.get(module).is_some_and(|declared| declared.stateful),
+            state_class: declared.get(module).map(|declared| declared.state).unwrap_or_default().as_str().to_owned(),
             services: declared.get(module).map(|declared| declared.services.clone()).unwrap_or_default(),
             state: module_state(part, &hosts, wanted, members).to_owned(),
             epoch: part.map_or(0, |part| part.epoch.0),
             index: part.map_or(0, |part| part.version),
             hosts,
+            movement: part.and_then(|part| movement(module, part, members)),
             moving_to: part.and_then(Part::moving).map(|moving| moving.to.node.to_string()).unwrap_or_default(),
             pin: rules.and_then(|rules| rules.pin).map(|pin| proto::ModulePin {
                 node: pin.node.to_string(),
@@ -135,6 +136,7 @@ fn node(name: &NodeId, record: Option<&Node>, member: Option<&Member>, role: &st
         generation: known.map(|member| member.generation).or(record.map(|record| record.generation)).unwrap_or(0),
         state: state.to_owned(),
         cordoned: record.is_some_and(|record| record.cordoned),
+        drained: record.is_some_and(|record| record.draining),
         role: role.to_owned(),
         version: known
             .map(|member| member.version.clone())
@@ -174,6 +176,40 @@ fn hosts(module: &ModuleName, part: &Part, members: &Members) -> Vec<proto::Modu
         proto::ModuleHost { node: node.to_string(), state: state.to_owned(), error }
     });
     hosts.collect()
+}
+
+/// The move of a part that is under way, and how far it is.
+fn movement(module: &ModuleName, part: &Part, members: &Members) -> Option<proto::Movement> {
+    let hosted = |node: &NodeId| members.get(node).and_then(|member| member.hosting.get(module));
+    let Hosting::Exclusive { owner, moving, seal, .. } = &part.hosting else { return None };
+    if let Some(moving) = moving {
+        let target = hosted(&moving.to.node);
+        let sealed = hosted(&owner.node).is_some_and(|hosted| hosted.state == Instance::Draining);
+        let phase = match (moving.prepared, target.map(|hosted| hosted.state)) {
+            (true, _) if sealed => "sealed",
+            (true, _) => "draining",
+            (false, Some(Instance::Ready)) => "copying",
+            (false, _) => "starting",
+        };
+        return Some(proto::Movement {
+            id: moving.id,
+            from: owner.node.to_string(),
+            to: moving.to.node.to_string(),
+            phase: phase.to_owned(),
+            begun_ms: moving.at.0,
+            bytes: target.map_or(0, |hosted| hosted.bytes),
+            by: moving.by.clone(),
+        });
+    }
+    let seal = seal.as_ref()?;
+    Some(proto::Movement {
+        id: seal.of,
+        from: seal.from.node.to_string(),
+        to: owner.node.to_string(),
+        phase: "activating".to_owned(),
+        bytes: seal.sealed.bytes,
+        ..proto::Movement::default()
+    })
 }
 
 fn module_state(part: Option<&Part>, hosts: &[proto::ModuleHost], wanted: usize, members: &Members) -> &'static str {

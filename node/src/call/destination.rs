@@ -139,7 +139,7 @@ mod tests {
 
     fn members(others: &[(&str, bool, Option<Instance>)]) -> Members {
         let member = |(name, alive, instance): &(&str, bool, Option<Instance>)| {
-            let hosted = |state| (cart(), Hosted { epoch: Epoch(1), state, error: None });
+            let hosted = |state| (cart(), Hosted { epoch: Epoch(1), state, error: None, bytes: 0 });
             let hosting = instance.iter().map(|state| hosted(*state)).collect();
             let address = "127.0.0.1:1".parse().unwrap();
             let member = Member { alive: *alive, lifecycle: Lifecycle::Ready, hosting, ..Member::new(1, address) };
@@ -150,13 +150,13 @@ mod tests {
 
     fn owned_by(name: &str) -> Part {
         let owner = Incarnation { node: node(name), generation: 1 };
-        let hosting = Hosting::Exclusive { owner, active: true, moving: None };
-        Part { version: 1, epoch: Epoch(3), hosting, chosen: false }
+        let hosting = Hosting::Exclusive { owner, active: true, moving: None, seal: None };
+        Part { version: 1, epoch: Epoch(3), fence: Epoch(0), hosting, chosen: false }
     }
 
     fn replicated(names: &[&str]) -> Part {
         let hosts: BTreeSet<NodeId> = names.iter().map(|name| node(name)).collect();
-        Part { version: 1, epoch: Epoch(3), hosting: Hosting::Replicated { hosts }, chosen: false }
+        Part { version: 1, epoch: Epoch(3), fence: Epoch(0), hosting: Hosting::Replicated { hosts }, chosen: false }
     }
 
     fn go(part: &Part, own: Own, members: &Members, hint: Option<(u64, &str)>) -> Destination {

@@ -16,7 +16,7 @@ use crate::status::CallError;
 /// State that the module shares between calls is the module's to guard, as in any Rust server (a `Mutex` is poisoned).
 #[inline]
 pub(crate) fn run<T>(slot: &Slot, path: &str, scope: Scope, code: impl FnOnce() -> T) -> Result<T, CallError> {
-    scope.enter(|| catch(slot, path, code))
+    scope.within(slot.chain()).enter(|| catch(slot, path, code))
 }
 
 #[inline]

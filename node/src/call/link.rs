@@ -22,7 +22,6 @@ use futures_util::FutureExt as _;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    net::TcpStream,
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
@@ -30,7 +29,9 @@ use tokio::{
 use tonic::body::Body;
 
 use super::slot;
-use crate::{gather::Gathered, id::NodeId};
+#[cfg(feature = "simulation")]
+use crate::simulation;
+use crate::{gather::Gathered, id::NodeId, net::TcpStream};
 
 /// An address that answers does so within this.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -134,6 +135,8 @@ impl Link {
                 let text = crate::status::with_causes(&error);
                 match unsent {
                     Some(request) => Err(Unanswered::NotSent(Box::new(request), text)),
+                    #[cfg(feature = "simulation")]
+                    None if simulation::is_broken(simulation::Rule::NoSecondAttempt) => Err(Unanswered::NotRun(text)),
                     None if was_not_run(&error) => Err(Unanswered::NotRun(text)),
                     None => Err(Unanswered::Broken(text)),
                 }

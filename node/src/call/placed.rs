@@ -10,6 +10,7 @@ use outpost_proto::keys::metadata as keys;
 use tonic::{Status, body::Body};
 
 use super::{
+    chain::Chain,
     link::{Link, Unanswered},
     replay::Replay,
     slot::{Local, Request, Response},
@@ -22,8 +23,11 @@ pub(crate) const MAX_HOPS: u8 = 3;
 const HOPS: HeaderName = HeaderName::from_static(keys::HOPS);
 const EPOCH: HeaderName = HeaderName::from_static(keys::EPOCH);
 const DEPTH: HeaderName = HeaderName::from_static(keys::DEPTH);
+const FENCE: HeaderName = HeaderName::from_static(keys::FENCE);
+const CHAIN: HeaderName = HeaderName::from_static(keys::CHAIN);
 const MOVED: HeaderName = HeaderName::from_static(keys::MOVED);
 const OUTCOME: HeaderName = HeaderName::from_static(keys::OUTCOME);
+pub(crate) const CALL_ID: HeaderName = HeaderName::from_static(keys::CALL_ID);
 
 /// The nodes that serve a module, as far as this one knows.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub(crate) struct Arrival {
     pub(crate) epoch: Epoch,
     /// How many calls it is nested in.
     pub(crate) depth: u8,
+    /// The modules that it has come through.
+    pub(crate) chain: Chain,
 }
 
 /// Where a call goes.
@@ -113,6 +119,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) epoch: Epoch,
     pub(crate) arrival: Arrival,
     pub(crate) depth: u8,
+    pub(crate) chain: Chain,
 }
 
 /// How a try to pass a call on ended.
@@ -148,6 +155,8 @@ impl Outgoing {
         *request.uri_mut() = self.parts.uri.clone();
         *request.version_mut() = self.parts.version;
         *request.headers_mut() = self.parts.headers.clone();
+        // Of who calls, where the module is here after all.
+        *request.extensions_mut() = self.parts.extensions.clone();
         Some(request)
     }
 }
@@ -173,6 +182,11 @@ impl Attempt<'_> {
         headers.insert(HOPS, number(u64::from(self.arrival.hops) + 1));
         headers.insert(EPOCH, number(self.epoch.0));
         headers.insert(DEPTH, number(u64::from(self.depth)));
+        if !self.chain.is_empty()
+            && let Ok(chain) = HeaderValue::try_from(self.chain.to_text())
+        {
+            headers.insert(CHAIN, chain);
+        }
         request.extensions_mut().clear();
         *request.version_mut() = Version::HTTP_2;
         let path = request.uri().path_and_query().cloned();
@@ -195,9 +209,20 @@ impl Arrival {
             hops: number(HOPS).unwrap_or(1).clamp(1, u64::from(u8::MAX)) as u8,
             epoch: Epoch(number(EPOCH).unwrap_or_default()),
             depth: number(DEPTH).unwrap_or_default().min(u64::from(u8::MAX)) as u8,
+            chain: headers.get(CHAIN).and_then(|chain| chain.to_str().ok()).map(Chain::from_text).unwrap_or_default(),
         };
-        strip(headers);
+        strip_request(headers);
         arrival
+    }
+}
+
+/// Removes from a request what only nodes may say: all but the call's id, which is the caller's to give.
+pub(crate) fn strip_request(headers: &mut HeaderMap) {
+    // Several are as wrong as one that is not valid, and whoever reads it should see so.
+    let ids: Vec<HeaderValue> = headers.get_all(CALL_ID).iter().cloned().collect();
+    strip(headers);
+    for id in ids {
+        headers.append(CALL_ID, id);
     }
 }
 
@@ -207,7 +232,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| name.as_str().starts_with(keys::PREFIX)) {
         return;
     }
-    for name in [HOPS, EPOCH, DEPTH, MOVED, OUTCOME] {
+    for name in [HOPS, EPOCH, FENCE, DEPTH, CHAIN, MOVED, OUTCOME] {
         headers.remove(name);
     }
     let left: Vec<HeaderName> =
@@ -220,8 +245,23 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 /// Whether the answer says that the module did not run, and that another try may find it running: anything but
 /// UNAVAILABLE, such as a full queue, is for the caller to know.
 pub(crate) fn was_not_run(headers: &HeaderMap) -> bool {
-    headers.get(OUTCOME).is_some_and(|outcome| outcome == NOT_EXECUTED)
+    is_not_executed(headers) && headers.get(Status::GRPC_STATUS).is_some_and(|status| status == UNAVAILABLE)
+}
+
+/// Whether the answer is an error of a node's own, after which the module may have run.
+pub(crate) fn may_have_run(headers: &HeaderMap) -> bool {
+    headers.get(OUTCOME).is_some_and(|outcome| outcome == UNKNOWN)
         && headers.get(Status::GRPC_STATUS).is_some_and(|status| status == UNAVAILABLE)
+}
+
+/// Whether the answer says that the module did not run.
+pub(crate) fn is_not_executed(headers: &HeaderMap) -> bool {
+    headers.get(OUTCOME).is_some_and(|outcome| outcome == NOT_EXECUTED)
+}
+
+/// Whether the answer is an error of a node's own.
+pub(crate) fn is_of_a_node(headers: &HeaderMap) -> bool {
+    headers.contains_key(OUTCOME)
 }
 
 /// `Code::Unavailable` as it is on the wire.
@@ -229,6 +269,28 @@ const UNAVAILABLE: &str = "14";
 
 pub(crate) const NOT_EXECUTED: &str = "not-executed";
 pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Tells the node that sent a call here at which epoch it was served, and which epochs were taken over.
+pub(crate) fn tell_epoch(headers: &mut HeaderMap, epoch: Epoch, fence: Epoch) {
+    headers.insert(EPOCH, number(epoch.0));
+    headers.insert(FENCE, number(fence.0));
+}
+
+/// Which epochs' answers do not count any more, by the answer's word.
+pub(crate) fn fence_of(headers: &HeaderMap) -> Option<Epoch> {
+    headers.get(FENCE)?.to_str().ok()?.parse().ok().map(Epoch)
+}
+
+/// The epoch that an answer was served at.
+pub(crate) fn epoch_of(headers: &HeaderMap) -> Option<Epoch> {
+    headers.get(EPOCH)?.to_str().ok()?.parse().ok().map(Epoch)
+}
+
+/// Takes out what [`tell_epoch`] has put in.
+pub(crate) fn forget_epoch(headers: &mut HeaderMap) {
+    headers.remove(EPOCH);
+    headers.remove(FENCE);
+}
 
 /// Tells the node that sent a call here that the module has moved on.
 pub(crate) fn tell_moved(headers: &mut HeaderMap, epoch: Epoch, node: &NodeId) {

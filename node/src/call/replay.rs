@@ -18,7 +18,7 @@ use tonic::{Status, body::Body};
 use crate::status::CallError;
 
 /// How much of a request is remembered. Larger requests and long streams can't be sent again once they have begun.
-const MOST: usize = 64 << 10;
+pub(super) const MOST: usize = 64 << 10;
 
 /// What was sent of a body, and the rest.
 #[derive(Debug, Clone)]

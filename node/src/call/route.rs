@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::Guard;
 use futures_util::future::BoxFuture;
-use http::uri::PathAndQuery;
+use http::{HeaderMap, uri::PathAndQuery};
 use outpost_proto::keys::metadata as keys;
 use tokio::time::{Instant, Sleep};
 use tonic::{
@@ -26,8 +26,8 @@ use tonic::{
 };
 
 use super::{
-    deadline,
-    gate::{Inside, Pass},
+    deadline, delivery,
+    gate::{Gate, Inside, Pass, Refusal, Waits},
     guard::Guarded,
     passed::{self, Ended},
     placed,
@@ -45,7 +45,7 @@ pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Sta
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A method of a service's local trait.
-type Method<L, Req, Res> = for<'a> fn(&'a L, Req) -> CallFuture<'a, Res>;
+pub(super) type Method<L, Req, Res> = for<'a> fn(&'a L, Req) -> CallFuture<'a, Res>;
 
 /// Boxes a response stream: once a call, not once a message.
 pub fn box_stream<T>(stream: impl Stream<Item = Result<T, Status>> + Send + 'static) -> BoxStream<T> {
@@ -63,6 +63,15 @@ impl Route {
         Self { slot }
     }
 
+    /// Tells the service's slot what the encoded descriptors say of its methods, unless it knows.
+    #[must_use]
+    pub fn described(self, service: &str, descriptors: &[u8]) -> Self {
+        if !self.slot.deliveries.are_known() {
+            self.slot.deliveries.learn(service, descriptors);
+        }
+        self
+    }
+
     /// Begins a call: finds out its deadline, drops what would not cross a wire, and looks where the service is.
     /// Extensions are facts of one process, and never cross a call.
     ///
@@ -75,7 +84,8 @@ impl Route {
         let (scope, deadline) = if metadata.is_empty() {
             Scope::of_call(None)?
         } else {
-            without_reserved(metadata);
+            without_reserved(metadata, placed::strip_request);
+            delivery::check_call_id(metadata)?;
             Scope::of_call(metadata.get(deadline::HEADER).map(|timeout| timeout.as_encoded_bytes()))?
         };
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -83,7 +93,7 @@ impl Route {
         }
         let target = self.slot.target();
         let entered = match &**target {
-            Target::Local(local) => local.gate.enter(),
+            Target::Local(local) => local.gate.enter(scope.chain),
             _ => None,
         };
         Ok(Call { slot: &self.slot, path, scope, deadline, target, entered: Inside::new(entered) })
@@ -228,10 +238,15 @@ impl Call<'_> {
     #[inline]
     pub fn direct<'c, T>(&'c self, make: impl FnOnce() -> CallFuture<'c, T>) -> DirectCall<'c, T> {
         let timer = self.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        match Guarded::start(self.slot, self.path, self.scope, make) {
-            Ok(call) => DirectCall { state: State::Running(call), timer },
-            Err(panic) => DirectCall { state: State::Panicked(panic), timer },
-        }
+        let gate = match &**self.target {
+            Target::Local(local) => Some(&*local.gate),
+            _ => None,
+        };
+        let state = match Guarded::start(self.slot, self.path, self.scope, make) {
+            Ok(call) => State::Running(call),
+            Err(panic) => State::Panicked(panic),
+        };
+        DirectCall { state, timer, slot: self.slot, gate, waits: Waits::default() }
     }
 
     /// Makes the call through a tonic client: the module is elsewhere, or behind an interceptor, or has yet to start.
@@ -299,6 +314,19 @@ impl Call<'_> {
 pub struct DirectCall<'a, T> {
     state: State<'a, T>,
     timer: Option<Pin<Box<Sleep>>>,
+    slot: &'a Slot,
+    /// That the call is inside of.
+    gate: Option<&'a Gate>,
+    waits: Waits,
+}
+
+impl<T> Drop for DirectCall<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(gate) = self.gate {
+            self.waits.end(gate);
+        }
+    }
 }
 
 enum State<'a, T> {
@@ -332,22 +360,38 @@ impl<T> Future for DirectCall<'_, T> {
                 _ => panic!("a future is not polled after its end"),
             },
         };
+        if let Some(gate) = this.gate.filter(|gate| gate.is_cut(false)) {
+            return this.fail(Refusal::Cut.of(this.slot.module(), gate.epoch()));
+        }
         let mut polled = match call.poll_guarded(cx) {
             Ok(polled) => polled,
             Err(panic) => return this.fail(panic),
         };
+        if polled.is_ready()
+            && let Some(gate) = this.gate
+            && let Err(refusal) = gate.may_answer()
+        {
+            return this.fail(refusal.of(this.slot.module(), gate.epoch()));
+        }
         match &mut polled {
             Poll::Ready(Ok(response)) => {
                 response.extensions_mut().clear();
                 if !response.metadata().is_empty() {
-                    without_reserved(response.metadata_mut());
+                    without_reserved(response.metadata_mut(), placed::strip);
                 }
                 polled
             }
             Poll::Ready(Err(_)) => polled.map_err(as_from_wire),
             Poll::Pending => {
-                let late = this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-                if late { this.fail(CallError::DeadlineExceeded) } else { Poll::Pending }
+                if this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                    return this.fail(CallError::DeadlineExceeded);
+                }
+                match this.gate {
+                    Some(gate) if this.waits.poll_cut(gate, false, cx).is_ready() => {
+                        this.fail(Refusal::Cut.of(this.slot.module(), gate.epoch()))
+                    }
+                    _ => Poll::Pending,
+                }
             }
         }
     }
@@ -360,7 +404,7 @@ impl<T> fmt::Debug for DirectCall<'_, T> {
 }
 
 /// Removes the keys that are gRPC's own: on a wire they are never the caller's or the module's.
-fn without_reserved(metadata: &mut MetadataMap) {
+fn without_reserved(metadata: &mut MetadataMap, strip: impl FnOnce(&mut HeaderMap)) {
     for key in ["te", "content-type", "grpc-status", "grpc-message", "grpc-message-type"] {
         metadata.remove(key);
     }
@@ -371,12 +415,12 @@ fn without_reserved(metadata: &mut MetadataMap) {
     };
     if metadata.keys().any(ours) {
         let mut headers = std::mem::take(metadata).into_headers();
-        placed::strip(&mut headers);
+        strip(&mut headers);
         *metadata = MetadataMap::from_headers(headers);
     }
 }
 
-fn write_deadline(deadline: Instant, metadata: &mut MetadataMap) {
+pub(super) fn write_deadline(deadline: Instant, metadata: &mut MetadataMap) {
     let mut headers = std::mem::take(metadata).into_headers();
     deadline::write(deadline, &mut headers);
     *metadata = MetadataMap::from_headers(headers);

@@ -9,7 +9,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::deadline;
+use super::{chain::Chain, deadline};
 use crate::{module::Starting, status::CallError};
 
 /// How deep calls within this process may nest. They share one stack, and to overflow it would end the process; a
@@ -23,12 +23,14 @@ pub(crate) struct Scope {
     pub(crate) deadline: Option<Instant>,
     /// How many calls this one is nested in.
     depth: u8,
+    /// The modules that it has come through.
+    pub(crate) chain: Chain,
     /// The module whose factory is running.
     pub(crate) starting: Option<Starting>,
 }
 
 thread_local! {
-    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, depth: 0, starting: None }) };
+    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, depth: 0, chain: Chain::NONE, starting: None }) };
 }
 
 impl Scope {
@@ -50,9 +52,15 @@ impl Scope {
         Ok((Self { deadline, depth: outer.depth + 1, ..outer }, own))
     }
 
-    /// The scope that a call from another node, nested in so many calls, begins in.
-    pub(crate) fn arrived(depth: u8) -> Self {
-        Self { depth, ..Self::default() }
+    /// The scope that a call from another node, nested in so many calls of these modules, begins in.
+    pub(crate) fn arrived(depth: u8, chain: Chain) -> Self {
+        Self { depth, chain, ..Self::default() }
+    }
+
+    /// The scope of what a module does for a call.
+    #[inline]
+    pub(crate) fn within(self, module: Chain) -> Self {
+        Self { chain: self.chain.with(module), ..self }
     }
 
     /// How many calls a call in this scope is nested in.

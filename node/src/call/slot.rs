@@ -20,8 +20,12 @@ use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 
 use super::{
+    chain::Chain,
+    dedupe::Dedupe,
+    delivery::Deliveries,
     gate::{Gate, Pass},
     placed::Placed,
+    retry::Budget,
     scope::Scope,
 };
 use crate::{
@@ -44,12 +48,21 @@ pub(crate) struct Slot {
     changed: Notify,
     /// Who waits for whom while the node starts.
     waits: Arc<Waits>,
+    /// What becomes of calls whose answer was lost.
+    pub(crate) deliveries: Deliveries,
+    /// How many of them may be made again.
+    pub(super) budget: Budget,
 }
 
 /// What the services of one module share.
 #[derive(Debug)]
 pub(crate) struct ModuleFacts {
     pub(crate) name: ModuleName,
+    chain: Chain,
+    /// Whether the answers that an instance keeps go where the module goes.
+    answers_travel: bool,
+    /// Answers of earlier epochs do not count: see `placement::state::Part::fence`.
+    fence: AtomicU64,
     pub(crate) panics: AtomicU64,
     /// Calls that wait for the module to be somewhere.
     waiting: AtomicUsize,
@@ -73,15 +86,28 @@ pub(crate) struct Patience {
 }
 
 impl ModuleFacts {
-    /// `hinted` is notified when another node tells where the module is.
-    pub(crate) fn new(name: ModuleName, patience: Patience, hinted: Arc<Notify>) -> Arc<Self> {
+    /// `answers_travel` where the answers that an instance keeps go where the module goes; `hinted` is notified when
+    /// another node tells where the module is.
+    pub(crate) fn new(name: ModuleName, answers_travel: bool, patience: Patience, hinted: Arc<Notify>) -> Arc<Self> {
         let (panics, waiting, hint) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { name, panics, waiting, patience, hint, hinted })
+        let (chain, fence) = (Chain::of(name.as_str()), AtomicU64::new(0));
+        Arc::new(Self { name, chain, answers_travel, fence, panics, waiting, patience, hint, hinted })
+    }
+
+    /// How many calls wait for the module to be somewhere.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// A module of the node's own, which is never waited for.
     fn built_in() -> Arc<Self> {
-        Self::new(ModuleName::node(), Patience { wait: Duration::ZERO, most: 0 }, Arc::default())
+        Self::new(ModuleName::node(), false, Patience { wait: Duration::ZERO, most: 0 }, Arc::default())
+    }
+
+    /// Answers of epochs before this one do not count any more.
+    pub(crate) fn fence_off(&self, epoch: Epoch) {
+        self.fence.fetch_max(epoch.0, Ordering::SeqCst);
     }
 
     /// What another node has told lately.
@@ -118,6 +144,8 @@ pub(crate) struct Local {
     wire: Arc<dyn Wire>,
     /// Of the instance that it is part of.
     pub(super) gate: Arc<Gate>,
+    /// The answers that the instance keeps, for methods that want it. The node's own services have none.
+    pub(super) kept: Option<Arc<Dedupe>>,
 }
 
 impl fmt::Debug for Local {
@@ -128,12 +156,22 @@ impl fmt::Debug for Local {
 
 impl Local {
     pub(crate) fn new(direct: Option<Direct>, wire: Box<dyn Wire>) -> Self {
-        Self { direct, wire: wire.into(), gate: Arc::default() }
+        Self { direct, wire: wire.into(), gate: Arc::default(), kept: None }
     }
 
     /// The same service, behind the gate that it shares with the other services of its instance.
     pub(crate) fn behind(self, gate: Arc<Gate>) -> Self {
         Self { gate, ..self }
+    }
+
+    /// The same service, with the table of answers that it shares with them too.
+    pub(crate) fn keeping(self, kept: Arc<Dedupe>) -> Self {
+        Self { kept: Some(kept), ..self }
+    }
+
+    /// The same service, for a run that the table itself owns.
+    pub(super) fn not_keeping(&self) -> Self {
+        Self { kept: None, ..self.clone() }
     }
 
     #[inline]
@@ -193,7 +231,16 @@ impl Slot {
     }
 
     fn with(service: String, module: Arc<ModuleFacts>, waits: Arc<Waits>, target: Target) -> Self {
-        Self { service, module, built_in: false, target: ArcSwap::from_pointee(target), changed: Notify::new(), waits }
+        Self {
+            service,
+            module,
+            built_in: false,
+            target: ArcSwap::from_pointee(target),
+            changed: Notify::new(),
+            waits,
+            deliveries: Deliveries::default(),
+            budget: Budget::default(),
+        }
     }
 
     pub(crate) fn service(&self) -> &str {
@@ -206,6 +253,37 @@ impl Slot {
 
     pub(crate) fn module(&self) -> &ModuleName {
         &self.module.name
+    }
+
+    /// The module, as a call carries it along.
+    #[inline]
+    pub(crate) fn chain(&self) -> Chain {
+        self.module.chain
+    }
+
+    /// See [`ModuleFacts::new`].
+    pub(super) fn answers_travel(&self) -> bool {
+        self.module.answers_travel
+    }
+
+    /// Answers of epochs before this one do not count any more.
+    pub(crate) fn fence(&self) -> Epoch {
+        Epoch(self.module.fence.load(Ordering::SeqCst))
+    }
+
+    /// See [`ModuleFacts::fence_off`].
+    pub(crate) fn fence_off(&self, epoch: Epoch) {
+        self.module.fence_off(epoch);
+    }
+
+    /// Whether somebody has taken over since an owner at this epoch served, without its having handed over.
+    pub(crate) fn is_fenced_off(&self, epoch: Epoch) -> bool {
+        epoch.0 < self.module.fence.load(Ordering::SeqCst)
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn facts(&self) -> &ModuleFacts {
+        &self.module
     }
 
     pub(crate) fn set(&self, target: Target) {
@@ -336,8 +414,9 @@ impl Drop for Counted<'_> {
 }
 
 impl Local {
-    /// Lets a call in, for as long as the pass is held; `None` when the gate is closed.
-    pub(crate) fn pass(&self) -> Option<Pass> {
-        self.gate.pass()
+    /// Lets a call in that has come through these modules, for as long as the pass is held; `None` when the gate is
+    /// closed to it.
+    pub(crate) fn pass(&self, chain: Chain) -> Option<Pass> {
+        self.gate.pass(chain)
     }
 }

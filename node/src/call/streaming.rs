@@ -15,6 +15,7 @@ use super::{
     gate::Pass,
     guard,
     passed::Ongoing,
+    resume::{Again, Resume},
     route::{BoxStream, as_from_wire},
     scope::Scope,
     slot::Slot,
@@ -24,16 +25,23 @@ use crate::status::CallError;
 /// Responses of a call, from a module in this process or from another node.
 ///
 /// Dropping it ends the call. The call's deadline holds for it too, which a stock tonic client does not see to.
+///
+/// Where the method has the option `(outpost.v1.resume)`, a stream whose module moves, or whose node goes, is asked for
+/// again, from the last message on.
 pub struct Streaming<T> {
     source: Source<T>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends the stream of requests, if there is one, with the call.
     ongoing: Option<Ongoing>,
+    /// Where the rest comes from when the module has moved, if the method says that it can be had.
+    resume: Option<Box<dyn Resume<T>>>,
 }
 
 enum Source<T> {
     Local(LocalStream<T>),
     Wire(Box<tonic::Streaming<T>>),
+    /// It ended, and is asked for again.
+    Again(Again<T>),
     /// The end, or an error, was given; the module's stream is gone.
     Ended,
 }
@@ -45,7 +53,7 @@ pub(super) struct LocalStream<T> {
     scope: Scope,
     stream: Option<BoxStream<T>>,
     /// Of the instance that it comes from.
-    _pass: Option<Pass>,
+    pass: Option<Pass>,
 }
 
 impl<T> LocalStream<T> {
@@ -56,16 +64,31 @@ impl<T> LocalStream<T> {
         stream: BoxStream<T>,
         pass: Option<Pass>,
     ) -> Self {
-        Self { slot, path, scope, stream: Some(stream), _pass: pass }
+        let mut pass = pass;
+        pass.iter_mut().for_each(Pass::streams);
+        Self { slot, path, scope, stream: Some(stream), pass }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        match guard::run(&self.slot, self.path, self.scope, || stream.as_mut().poll_next(cx)) {
+        let epoch = self.pass.as_ref().map(Pass::epoch).unwrap_or_default();
+        let moved = || CallError::Moved { module: self.slot.module().clone(), epoch };
+        if self.pass.as_ref().is_some_and(Pass::is_cut) {
+            return Poll::Ready(Some(Err(moved().into())));
+        }
+        let next = match guard::run(&self.slot, self.path, self.scope, || stream.as_mut().poll_next(cx)) {
             // A stream that ends with an error of code OK ends, as it would on a wire.
             Ok(Poll::Ready(Some(Err(status)))) if status.code() == Code::Ok => Poll::Ready(None),
             Ok(next) => next.map_err(as_from_wire),
             Err(panic) => Poll::Ready(Some(Err(panic.into()))),
+        };
+        let Some(pass) = &mut self.pass else { return next };
+        match next {
+            Poll::Pending => pass.poll_cut(cx).map(|()| Some(Err(moved().into()))),
+            Poll::Ready(next) => match pass.may_answer() {
+                Ok(()) => Poll::Ready(next),
+                Err(refusal) => Poll::Ready(Some(Err(refusal.of(self.slot.module(), epoch).into()))),
+            },
         }
     }
 }
@@ -78,11 +101,16 @@ impl<T> Drop for LocalStream<T> {
 
 impl<T> Streaming<T> {
     pub(super) fn local(stream: LocalStream<T>, deadline: Option<Instant>, ongoing: Option<Ongoing>) -> Self {
-        Self { source: Source::Local(stream), timer: deadline.map(timer), ongoing }
+        Self { source: Source::Local(stream), timer: deadline.map(timer), ongoing, resume: None }
     }
 
     pub(super) fn wire(stream: tonic::Streaming<T>, deadline: Option<Instant>, ongoing: Option<Ongoing>) -> Self {
-        Self { source: Source::Wire(Box::new(stream)), timer: deadline.map(timer), ongoing }
+        Self { source: Source::Wire(Box::new(stream)), timer: deadline.map(timer), ongoing, resume: None }
+    }
+
+    /// The same stream, which goes on by itself.
+    pub(super) fn resumed_by(self, resume: Box<dyn Resume<T>>) -> Self {
+        Self { resume: Some(resume), ..self }
     }
 
     /// The next message; `None` at the end.
@@ -104,18 +132,40 @@ impl<T> Stream for Streaming<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { source, timer, ongoing } = &mut *self;
-        let expired = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-        let next = match source {
-            Source::Ended => return Poll::Ready(None),
-            _ if expired => Poll::Ready(Some(Err(CallError::DeadlineExceeded.into()))),
-            Source::Local(stream) => stream.poll_next(cx),
-            Source::Wire(stream) => Pin::new(&mut **stream).poll_next(cx),
+        let Self { source, timer, ongoing, resume } = &mut *self;
+        let next = loop {
+            let expired = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+            let next = match source {
+                Source::Ended => return Poll::Ready(None),
+                _ if expired => break Poll::Ready(Some(Err(CallError::DeadlineExceeded.into()))),
+                Source::Local(stream) => stream.poll_next(cx),
+                Source::Wire(stream) => Pin::new(&mut **stream).poll_next(cx),
+                Source::Again(again) => match again.as_mut().poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ok(rest)) => {
+                        *source = rest.source;
+                        continue;
+                    }
+                    Poll::Ready(Err(status)) => Poll::Ready(Some(Err(status))),
+                },
+            };
+            match (&next, resume.as_mut()) {
+                (Poll::Ready(Some(Ok(message))), Some(resume)) => resume.saw(message),
+                (Poll::Ready(Some(Err(status))), Some(resume)) => {
+                    if let Some(again) = resume.again(status) {
+                        *source = Source::Again(again);
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            break next;
         };
         if let Poll::Ready(None | Some(Err(_))) = next {
             *source = Source::Ended;
             *timer = None;
             *ongoing = None;
+            *resume = None;
         }
         next
     }
@@ -126,6 +176,7 @@ impl<T> fmt::Debug for Streaming<T> {
         let source = match self.source {
             Source::Local(..) => "local",
             Source::Wire(_) => "wire",
+            Source::Again(_) => "again",
             Source::Ended => "ended",
         };
         f.debug_struct("Streaming").field("source", &source).finish_non_exhaustive()

@@ -1,6 +1,7 @@
 //! A call as a gRPC request, served by a tonic server in this process or passed on to another node.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use http_body::{Frame, SizeHint};
+use outpost_proto::{options::MethodDelivery, v1::Delivery};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, body::Body};
@@ -18,16 +20,23 @@ use tower::ServiceExt as _;
 
 use super::{
     deadline,
-    gate::Pass,
+    dedupe::{Dedupe, Reply},
+    delivery,
+    gate::{Pass, Refusal},
     guard::{self, Guarded},
     link::Link,
     passed::{self, Ongoing},
-    placed::{self, Arrival, Attempt, Choice, Outgoing, Placed, Tried},
+    placed::{self, Arrival, Attempt, CALL_ID, Choice, Outgoing, Placed, Tried},
+    retry,
     route::as_from_wire,
     scope::Scope,
     slot::{Local, Request, Response, Slot, Target, Waiting, Wire},
 };
-use crate::{BoxError, id::NodeId, status::CallError};
+use crate::{
+    BoxError,
+    id::{Epoch, NodeId},
+    status::CallError,
+};
 
 /// Counts a call as in flight for as long as it lives.
 pub(crate) type InFlight = TaskTrackerToken;
@@ -35,7 +44,7 @@ pub(crate) type InFlight = TaskTrackerToken;
 /// Serves a request that came from within the process. Extensions do not cross a call.
 pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Response {
     request.extensions_mut().clear();
-    placed::strip(request.headers_mut());
+    placed::strip_request(request.headers_mut());
     let mut response = serve(slot, request, Arrival::default(), None).await;
     response.extensions_mut().clear();
     response
@@ -48,14 +57,14 @@ pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Respons
 /// requests, wherever the module keeps that.
 pub(crate) async fn serve(
     slot: Arc<Slot>,
-    request: Request,
+    mut request: Request,
     arrival: Arrival,
     in_flight: Option<InFlight>,
 ) -> Response {
     let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
     let entered = match arrival.hops {
         0 => Scope::of_call(timeout),
-        _ => Scope::arrived(arrival.depth).enter(|| Scope::of_call(timeout)),
+        _ => Scope::arrived(arrival.depth, arrival.chain).enter(|| Scope::of_call(timeout)),
     };
     let (scope, timer) = match entered {
         Ok(entered) => entered,
@@ -63,38 +72,59 @@ pub(crate) async fn serve(
     };
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let method = slot.deliveries.of(path.path());
+    let kept = method.delivery == Delivery::Dedupe;
+    if let Err(error) = delivery::identify(request.headers_mut(), kept) {
+        return Status::from(error).into_http();
+    }
+    // For the caller to ask again with, where it did not give it.
+    let call_id = kept.then(|| request.headers().get(CALL_ID).cloned()).flatten();
     let (ongoing, ended) = passed::ongoing();
     let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let call = Call { slot: &slot, path: path.path(), scope, arrival };
+    let call = Call { slot: &slot, path: path.path(), method, scope, arrival };
     let answer = call.answer(request);
     let answer = match timer {
         None => answer.await,
         Some(deadline) => Box::pin(deadline::enforce(deadline, answer)).await.unwrap_or_else(|late| Err(late.into())),
     };
-    match answer {
-        Ok(Answer { response, pass, from }) => response.map(|body| {
-            let body = Some(body);
-            Body::new(CallBody {
-                body,
-                slot,
-                path,
-                scope,
-                from,
-                timer: None,
-                begun: false,
-                _ongoing: ongoing,
-                _pass: pass,
-                _in_flight: in_flight,
-            })
-        }),
-        Err(status) => status.into_http(),
+    let (mut response, of_node) = match answer {
+        Ok(Answer { mut response, pass, from }) => {
+            if let Some(pass) = &pass
+                && arrival.hops > 0
+            {
+                placed::tell_epoch(response.headers_mut(), pass.epoch(), slot.fence());
+            }
+            let of_node = placed::is_of_a_node(response.headers());
+            let response = response.map(|body| {
+                let body = Some(body);
+                Body::new(CallBody {
+                    body,
+                    slot,
+                    path,
+                    scope,
+                    from,
+                    timer: None,
+                    begun: false,
+                    _ongoing: ongoing,
+                    pass,
+                    _in_flight: in_flight,
+                })
+            });
+            (response, of_node)
+        }
+        Err(status) => (status.into_http(), true),
+    };
+    if let Some(call_id) = call_id.filter(|_| of_node) {
+        response.headers_mut().insert(CALL_ID, call_id);
     }
+    response
 }
 
 struct Call<'a> {
     slot: &'a Arc<Slot>,
     path: &'a str,
+    method: MethodDelivery,
     scope: Scope,
     arrival: Arrival,
 }
@@ -103,8 +133,8 @@ struct Answer {
     response: Response,
     /// Held until the body of the response ends, where the module is here.
     pass: Option<Pass>,
-    /// The node that it comes from, where the module is not.
-    from: Option<Arc<Link>>,
+    /// The node that it comes from, where the module is not, and the epoch that it was served at.
+    from: Option<(Arc<Link>, Option<Epoch>)>,
 }
 
 /// A host that can't be reached may be about to be replaced; until that is known, it is tried again after this.
@@ -114,14 +144,19 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 
 impl Call<'_> {
     async fn answer(&self, mut request: Request) -> Result<Answer, Status> {
-        // The common case, without anything that is only of use to calls which are passed on or wait.
         let target = self.slot.target();
+        let is_remote = matches!(&**target, Target::Remote(_));
+        if self.method.delivery != Delivery::Once && self.arrival.hops == 0 && !is_remote {
+            drop(target);
+            return Box::pin(self.insist(request)).await;
+        }
+        // The common case, without anything that is only of use to calls which are passed on or wait.
         if let Target::Local(local) = &**target
-            && let Some(pass) = local.pass()
+            && let Some(pass) = local.pass(self.scope.chain)
         {
             let local = local.clone();
             drop(target);
-            return self.here(&local, pass, request).await;
+            return self.deliver(&local, pass, request).await;
         }
         if let Target::Remote(remote) = &**target {
             if let Some(deadline) = self.scope.deadline {
@@ -134,6 +169,57 @@ impl Call<'_> {
         }
         drop(target);
         Box::pin(self.find(request)).await
+    }
+
+    /// Makes a call until it is known to have run, or may not be made again.
+    async fn insist(&self, request: Request) -> Result<Answer, Status> {
+        let outgoing = Outgoing::new(request);
+        let mut tries = retry::Tries::default();
+        let mut lost = None;
+        loop {
+            let Some(request) = outgoing.request() else {
+                // It is too large to remember, and was sent once.
+                return lost.unwrap_or_else(|| Err(CallError::Panicked.into()));
+            };
+            let ended = match self.find(request).await {
+                Ok(answer) => self.whole(answer).await,
+                Err(status) => Err(status),
+            };
+            let pause = match retry::Ended::of(ended.as_ref().map(|answer| answer.response.headers())) {
+                // Not this time; but it may have before.
+                retry::Ended::NotRun if lost.is_some() => return lost.expect("it was looked at"),
+                retry::Ended::NotRun => return ended,
+                retry::Ended::Answered => {
+                    self.slot.budget.answered();
+                    return ended;
+                }
+                retry::Ended::MayHaveRun => {
+                    let replicated = matches!(&**self.slot.target(), Target::Placed(placed) if placed.replicated);
+                    let found = !replicated && self.slot.answers_travel();
+                    tries.again(self.method.delivery, found, &self.slot.budget)
+                }
+            };
+            match pause {
+                Some(pause) if self.scope.deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
+                    lost = Some(ended);
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return ended,
+            }
+        }
+    }
+
+    /// Waits for all of a unary answer from another node, up to what is worth remembering: what breaks off later is lost
+    /// like what never came.
+    async fn whole(&self, answer: Answer) -> Result<Answer, Status> {
+        let Some((link, epoch)) = answer.from.as_ref().filter(|_| self.method.unary) else { return Ok(answer) };
+        match retry::arrived(answer.response).await {
+            Ok(response) => Ok(Answer { response, ..answer }),
+            Err(error) => {
+                let (module, node) = (self.slot.module().clone(), link.node.clone());
+                Err(CallError::Broken { module, node, epoch: *epoch, error }.into())
+            }
+        }
     }
 
     /// Finds who serves the module, for as long as that takes and the call has time.
@@ -156,11 +242,11 @@ impl Call<'_> {
                 _ => None,
             };
             if let Some(local) = own
-                && let Some(pass) = local.pass()
+                && let Some(pass) = local.pass(self.scope.chain)
             {
                 let (local, request) = (local.clone(), next.take().expect("a call that goes on has its request"));
                 drop(target);
-                return self.here(&local, pass, request).await;
+                return self.deliver(&local, pass, request).await;
             }
             match &**target {
                 Target::Local(_) => "it is about to move".clone_into(&mut tries.why),
@@ -202,13 +288,70 @@ impl Call<'_> {
         }
     }
 
+    fn cut(&self, pass: &Pass) -> CallError {
+        Refusal::Cut.of(self.slot.module(), pass.epoch())
+    }
+
     fn nowhere(&self, why: String) -> CallError {
         CallError::Nowhere { module: self.slot.module().clone(), why }
     }
 
+    /// Calls the module in this process, unless it has been, under the same id.
+    async fn deliver(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
+        match &local.kept {
+            Some(kept) if self.method.delivery == Delivery::Dedupe => {
+                Box::pin(self.once(kept, local, pass, request)).await
+            }
+            _ => self.here(local, pass, request).await,
+        }
+    }
+
+    /// Calls the module in a task of its table of answers, unless that knows the call.
+    async fn once(&self, kept: &Arc<Dedupe>, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
+        let (key, request) = kept.take_in(self.path, request).await?;
+        let run = || {
+            let (slot, path, local, pass) =
+                (Arc::clone(self.slot), self.path.to_owned(), local.not_keeping(), pass.again());
+            let (method, scope, arrival) = (self.method, self.scope, self.arrival);
+            async move {
+                let call = Call { slot: &slot, path: &path, method, scope, arrival };
+                match call.run(&local, pass, request, Pass::is_in_time).await {
+                    Ok(answer) => scope.around(Reply::read(answer.response)).await,
+                    Err(status) => Reply::of(status),
+                }
+            }
+        };
+        let reply = kept.answer(key, run).await?;
+        may_answer(&pass, self.slot)?;
+        Ok(Answer { response: reply.response(), pass: Some(pass), from: None })
+    }
+
     /// Calls the module in this process.
     async fn here(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
-        let answer = Guarded::start(self.slot, self.path, self.scope, || local.call(request))?.await?;
+        self.run(local, pass, request, Pass::may_answer).await
+    }
+
+    /// The same, with an answer that counts if `counts` says so.
+    async fn run(
+        &self,
+        local: &Local,
+        mut pass: Pass,
+        request: Request,
+        counts: fn(&Pass) -> Result<(), Refusal>,
+    ) -> Result<Answer, Status> {
+        let mut call = Guarded::start(self.slot, self.path, self.scope, || local.call(request))?;
+        let answer = poll_fn(|cx| {
+            if pass.is_cut() {
+                return Poll::Ready(Err(self.cut(&pass)));
+            }
+            match call.poll_guarded(cx) {
+                Ok(Poll::Pending) => pass.poll_cut(cx).map(|()| Err(self.cut(&pass))),
+                Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
+                Err(panic) => Poll::Ready(Err(panic)),
+            }
+        });
+        let answer = answer.await?;
+        counts(&pass).map_err(|refusal| refusal.of(self.slot.module(), pass.epoch()))?;
         let mut response = answer.map_err(|error| match Status::try_from_error(error) {
             Ok(status) => as_from_wire(status),
             Err(error) => {
@@ -237,8 +380,8 @@ impl Call<'_> {
             let Some(mut request) = next.take() else { return Ok(None) };
             let link = match placed.choose(&tries.nodes) {
                 Choice::There(link) => link,
-                Choice::Here(local) => match local.pass() {
-                    Some(pass) => return self.here(local, pass, request).await.map(Some),
+                Choice::Here(local) => match local.pass(self.scope.chain) {
+                    Some(pass) => return self.deliver(local, pass, request).await.map(Some),
                     None => {
                         *next = Some(request);
                         return Ok(None);
@@ -257,11 +400,21 @@ impl Call<'_> {
                 epoch: placed.epoch,
                 arrival: self.arrival,
                 depth: self.scope.depth().saturating_sub(1),
+                chain: self.scope.chain,
             };
             match attempt.send(request).await {
                 Tried::Answered(mut response) => {
                     let moved = placed::take_moved(response.headers_mut());
                     if !placed::was_not_run(response.headers()) {
+                        let epoch = placed::epoch_of(response.headers());
+                        // A node that was taken over from may answer another call yet.
+                        if let Some(fence) = placed::fence_of(response.headers()) {
+                            self.slot.fence_off(fence);
+                        }
+                        fenced(self.slot, link, epoch)?;
+                        if self.arrival.hops == 0 && !placed::is_of_a_node(response.headers()) {
+                            placed::forget_epoch(response.headers_mut());
+                        }
                         match moved {
                             // The nodes before this one should learn of it as well, and this node has before them.
                             Some((epoch, node)) => {
@@ -275,7 +428,7 @@ impl Call<'_> {
                             }
                             None => {}
                         }
-                        return Ok(Some(Answer { response, pass: None, from: Some(Arc::clone(link)) }));
+                        return Ok(Some(Answer { response, pass: None, from: Some((Arc::clone(link), epoch)) }));
                     }
                     tries.why = format!("node `{}` does not serve it yet", link.node);
                     // A node that would wait for itself to learn of the module was asked to; the call comes back.
@@ -283,17 +436,33 @@ impl Call<'_> {
                 Tried::NotRun { again, why } => {
                     tries.why = format!("node `{}` can't be reached: {why}", link.node);
                     *next = again.map(|mut request| {
-                        placed::strip(request.headers_mut());
+                        placed::strip_request(request.headers_mut());
                         request
                     });
                 }
                 Tried::Broken(error) => {
                     let (module, node) = (self.slot.module().clone(), link.node.clone());
-                    return Err(CallError::Broken { module, node, error }.into());
+                    return Err(CallError::Broken { module, node, epoch: Some(placed.epoch), error }.into());
                 }
             }
             tries.nodes.push(link.node.clone());
         }
+    }
+}
+
+/// Whether the answer of a call in this process counts.
+fn may_answer(pass: &Pass, slot: &Slot) -> Result<(), CallError> {
+    pass.may_answer().map_err(|refusal| refusal.of(slot.module(), pass.epoch()))
+}
+
+/// Whether the answer of another node counts: one that was taken over from does not know it, if it was cut off or stood
+/// still, and answers all the same.
+fn fenced(slot: &Slot, from: &Link, epoch: Option<Epoch>) -> Result<(), CallError> {
+    match epoch {
+        Some(epoch) if slot.is_fenced_off(epoch) => {
+            Err(CallError::Fenced { module: slot.module().clone(), node: from.node.clone(), epoch })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -312,12 +481,12 @@ struct CallBody {
     slot: Arc<Slot>,
     path: PathAndQuery,
     scope: Scope,
-    /// The node that it comes from, if that is not this one.
-    from: Option<Arc<Link>>,
+    /// The node that it comes from, if that is not this one, and the epoch that it is served at.
+    from: Option<(Arc<Link>, Option<Epoch>)>,
     timer: Option<Pin<Box<Sleep>>>,
     begun: bool,
     _ongoing: Ongoing,
-    _pass: Option<Pass>,
+    pass: Option<Pass>,
     _in_flight: Option<InFlight>,
 }
 
@@ -334,6 +503,14 @@ impl CallBody {
         let Some(deadline) = self.scope.deadline else { return false };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// Ends a call that was cut off, since the module moves.
+    fn end(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let module = self.slot.module().clone();
+        let stream = self.pass.as_ref().is_some_and(Pass::is_stream);
+        let epoch = self.pass.as_ref().map(Pass::epoch).unwrap_or_default();
+        self.cut(if stream { CallError::Moved { module, epoch } } else { CallError::Cut { module, epoch } })
     }
 
     /// Ends a stream in the middle, with a status in its trailers.
@@ -355,15 +532,37 @@ impl http_body::Body for CallBody {
             return this.cut(CallError::DeadlineExceeded);
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if this.pass.as_ref().is_some_and(Pass::is_cut) {
+            return this.end();
+        }
         let frame = guard::run(&this.slot, this.path.path(), this.scope, || Pin::new(body).poll_frame(cx));
         match frame {
             Ok(Poll::Pending) if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
+            Ok(Poll::Pending) => match &mut this.pass {
+                Some(pass) => {
+                    pass.streams();
+                    match pass.poll_cut(cx) {
+                        Poll::Ready(()) => this.end(),
+                        Poll::Pending => Poll::Pending,
+                    }
+                }
+                None => Poll::Pending,
+            },
             Ok(Poll::Ready(Some(Err(broken)))) if this.from.is_some() => {
-                let node = this.from.as_ref().map(|link| link.node.clone()).expect("it was looked at");
+                let (link, epoch) = this.from.as_ref().expect("it was looked at");
+                let (node, epoch) = (link.node.clone(), *epoch);
                 let error = crate::status::with_causes(&broken);
-                this.cut(CallError::Broken { module: this.slot.module().clone(), node, error })
+                this.cut(CallError::Broken { module: this.slot.module().clone(), node, epoch, error })
             }
             Ok(Poll::Ready(Some(Ok(mut frame)))) => {
+                let counts = match (&this.pass, &this.from) {
+                    (Some(pass), _) => may_answer(pass, &this.slot),
+                    (None, Some((link, epoch))) => fenced(&this.slot, link, *epoch),
+                    (None, None) => Ok(()),
+                };
+                if let Err(error) = counts {
+                    return this.cut(error);
+                }
                 // As in the head of an answer: what a node said of a call that the module made is not said of this one.
                 if let (None, Some(trailers)) = (&this.from, frame.trailers_mut()) {
                     placed::strip(trailers);

@@ -4,7 +4,10 @@ use std::{
     any::Any,
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,32 +16,43 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::core::{Command, Core, Event, InstanceId, Tick};
+use super::{
+    checkpoint::Checkpoints,
+    core::{Command, Core, Event, InstanceId, Tick},
+    transfer::{Installed, Offer, Offers, Taking},
+};
 use crate::{
     call::{
         Channel,
+        chain::{Chain, Sealing},
+        dedupe::{Bounds, Dedupe},
         destination::{Destination, Own, destination},
-        gate::{Gate, LeaseEnd},
+        gate::{Cut, Gate, LeaseEnd},
         link::Links,
         placed::Placed,
         slot::{Local, ModuleFacts, Slot, Target},
         table::Table,
     },
     clock,
-    id::{Incarnation, ModuleName},
-    membership::{Hosted, Members, Membership},
-    module::{Built, Context, ErasedFactory, Limits, Supply, Tasks, Waits, start},
+    id::{Epoch, Incarnation, ModuleName},
+    membership::{Hosted, Instance as Stage, Members, Membership},
+    module::{Built, Context, ErasedFactory, Held, Limits, Ownership, Supply, Tasks, Waits, descriptors_of, start},
     placement::{
         log::Log,
-        state::{Command as LogCommand, PartChange, Proposal, State, Version},
+        spec::StateClass,
+        state::{Command as LogCommand, Hosting, PartChange, Proposal, State, Version},
     },
-    status::StartError,
+    status::{StartError, with_causes},
 };
 
 /// How often the core looks at the time.
 const LOOK: Duration = Duration::from_millis(250);
+/// How many events of jobs may wait for the driver.
+const QUEUE: usize = 64;
+/// Calls that were cut off get this long to notice.
+const CUT_OFF: Duration = Duration::from_millis(100);
 /// An instance's tasks get this long to end, even when calls have used up the time.
 const LAST_GRACE: Duration = Duration::from_secs(5);
 
@@ -48,6 +62,11 @@ pub(crate) struct Runnable {
     pub(crate) index: usize,
     pub(crate) factory: Arc<dyn ErasedFactory>,
     pub(crate) config: Option<ConfigValue>,
+    /// How to make its state.
+    pub(crate) state: Option<fn() -> Held>,
+    pub(crate) class: StateClass,
+    /// How often its state is checkpointed, if it is.
+    pub(crate) checkpoint_every: Duration,
     pub(crate) facts: Arc<ModuleFacts>,
     pub(crate) slots: Vec<Arc<Slot>>,
 }
@@ -61,17 +80,27 @@ pub(crate) struct Surroundings {
     pub(crate) me: Incarnation,
     pub(crate) log: Log,
     pub(crate) membership: Membership,
-    /// Whether exclusive parts may be served.
-    pub(crate) lease: watch::Receiver<bool>,
+    /// The term of the lease under which exclusive parts may be served, if they may.
+    pub(crate) lease: watch::Receiver<Option<u64>>,
     /// Until when, for gates.
     pub(crate) lease_end: Arc<LeaseEnd>,
+    /// The parts that move away from here, for their targets to ask for.
+    pub(crate) offers: Arc<Offers>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) table: Arc<Table>,
     pub(crate) waits: Arc<Waits>,
     pub(crate) hinted: Arc<Notify>,
     pub(crate) limits: Limits,
     pub(crate) start_timeout: Duration,
     pub(crate) drain_timeout: Duration,
+    pub(crate) stream_grace: Duration,
+    pub(crate) seal_timeout: Duration,
+    pub(crate) handover_timeout: Duration,
+    /// Bytes.
+    pub(crate) max_state: u64,
     pub(crate) prefer_local: bool,
+    /// How many answers an instance keeps.
+    pub(crate) dedupe: Bounds,
 }
 
 /// See [`crate::handoff`].
@@ -86,8 +115,16 @@ pub(crate) struct Driver {
     /// What each module's slots were set to last.
     routes: BTreeMap<ModuleName, Route>,
     jobs: JoinSet<Done>,
-    /// The factories that run.
-    starts: HashMap<InstanceId, AbortHandle>,
+    /// What is being done for each instance: its start, its filling, its activation, its sealing.
+    doing: HashMap<InstanceId, Vec<AbortHandle>>,
+    /// The parts that are being sealed, on any node.
+    sealing: Arc<Sealing>,
+    /// What jobs tell before they end.
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    /// What targets have taken.
+    installed: (mpsc::Sender<Installed>, mpsc::Receiver<Installed>),
+    /// How much state each instance that is being filled had when it was looked at last.
+    filled: BTreeMap<ModuleName, u64>,
     /// Instances that let calls finish.
     retiring: JoinSet<usize>,
     hosting: watch::Sender<BTreeMap<ModuleName, Hosted>>,
@@ -100,19 +137,30 @@ struct Instance {
     gate: Arc<Gate>,
     tasks: Running,
     services: Vec<(&'static str, Local)>,
+    state: Option<Held>,
+    ownership: Ownership,
+    /// The move for which no call is inside, and none will be.
+    empty: watch::Sender<u64>,
+    /// Bytes of state that it has taken.
+    filled: Arc<AtomicU64>,
+    checkpointed: bool,
+    /// The answers that it keeps, for all of its services.
+    kept: Arc<Dedupe>,
 }
 
-/// The tasks of an instance; dropped without a word when this is.
+/// The tasks of an instance, dropped without a word when this is; and what else its module was given.
 #[derive(Debug)]
 struct Running {
     tasks: Tasks,
+    state: Option<Held>,
+    ownership: Ownership,
     _end: DropGuard,
 }
 
 impl Running {
-    fn new() -> Self {
+    fn new(state: Option<Held>) -> Self {
         let tasks = Tasks::default();
-        Self { _end: tasks.end_on_drop(), tasks }
+        Self { _end: tasks.end_on_drop(), tasks, state, ownership: Ownership::default() }
     }
 
     /// Asks them to end, and drops those that have not in time. Returns how many.
@@ -133,6 +181,7 @@ struct Route {
 enum Done {
     Started { module: ModuleName, id: InstanceId, tasks: Running, built: Result<Vec<Built>, StartError> },
     Asked { module: ModuleName },
+    With(Event),
 }
 
 /// What a node asks of its driver.
@@ -146,8 +195,9 @@ pub(crate) enum Order {
 
 impl Driver {
     pub(crate) fn new(around: Surroundings, modules: BTreeMap<ModuleName, Runnable>) -> Self {
+        let classes = modules.iter().map(|(name, runnable)| (name.clone(), runnable.class)).collect();
         Self {
-            core: Core::new(around.me.clone()),
+            core: Core::new(around.me.clone(), classes, around.handover_timeout),
             state: around.log.state(),
             members: around.membership.members(),
             around,
@@ -156,7 +206,11 @@ impl Driver {
             links: Links::default(),
             routes: BTreeMap::new(),
             jobs: JoinSet::new(),
-            starts: HashMap::new(),
+            doing: HashMap::new(),
+            sealing: Arc::default(),
+            events: mpsc::channel(QUEUE),
+            installed: mpsc::channel(QUEUE),
+            filled: BTreeMap::new(),
             retiring: JoinSet::new(),
             hosting: watch::Sender::default(),
             began: Instant::now(),
@@ -176,8 +230,8 @@ impl Driver {
     /// # Cancel safety
     /// Dropping the future ends what has started.
     pub(crate) async fn start_all(&mut self) -> Result<(), StartError> {
-        let held = *self.around.lease.borrow_and_update();
-        let commands = self.decide(Event::Lease { held });
+        let term = *self.around.lease.borrow_and_update();
+        let commands = self.decide(Event::Lease { term });
         let (starts, others): (Vec<_>, Vec<_>) =
             commands.into_iter().partition(|command| matches!(command, Command::Start { .. }));
         self.carry_out(others);
@@ -195,8 +249,8 @@ impl Driver {
         start(&waits, batch, limits, limit, |index, built| {
             let Some(at) = starting.iter().position(|(started, ..)| *started == index) else { return };
             let (_, module, id, tasks) = starting.swap_remove(at);
-            self.install(module.clone(), id, tasks, built);
-            let commands = self.decide(Event::Started { module, id });
+            let started = self.install(module, id, tasks, built);
+            let commands = self.decide(started);
             self.carry_out(commands);
             self.set_slots();
         })
@@ -233,14 +287,21 @@ impl Driver {
                         Event::Look
                     }
                 },
+                Some(event) = self.events.1.recv() => event,
+                Some(Installed { module, id, of, sealed }) = self.installed.1.recv() => {
+                    Event::Installed { module, id, of, sealed }
+                }
                 Ok(()) = self.around.lease.changed() => {
                     // Calls that a gate refused for want of a lease wait for this.
                     self.modules.values().flat_map(|runnable| &runnable.slots).for_each(|slot| slot.opened());
-                    Event::Lease { held: *self.around.lease.borrow_and_update() }
+                    Event::Lease { term: *self.around.lease.borrow_and_update() }
                 }
                 Ok(()) = self.members.changed() => Event::Look,
                 () = self.around.hinted.notified() => Event::Look,
-                _ = looks.tick() => Event::Look,
+                _ = looks.tick() => {
+                    self.measure();
+                    Event::Look
+                }
             };
             let commands = self.decide(event);
             self.carry_out(commands);
@@ -259,45 +320,82 @@ impl Driver {
 
     fn done(&mut self, done: Done) -> Event {
         if let Done::Started { id, .. } = &done {
-            self.starts.remove(id);
+            self.doing.remove(id);
         }
         match done {
-            Done::Started { module, id, tasks, built: Ok(built) } => {
-                self.install(module.clone(), id, tasks, built);
-                Event::Started { module, id }
-            }
+            Done::Started { module, id, tasks, built: Ok(built) } => self.install(module, id, tasks, built),
             Done::Started { module, id, built: Err(error), .. } => {
                 tracing::error!(%module, %error, "module did not start");
                 Event::Failed { module, id, error: error.to_string() }
             }
             Done::Asked { module } => Event::Asked { module },
+            Done::With(event) => event,
         }
     }
 
-    fn install(&mut self, module: ModuleName, id: InstanceId, tasks: Running, built: Vec<Built>) {
-        let gate = Arc::new(Gate::closed(Arc::clone(&self.around.lease_end)));
-        let services = built.into_iter().map(|built| (built.service, built.local.behind(Arc::clone(&gate)))).collect();
+    /// Notes how much of their state the instances that are being filled have.
+    fn measure(&mut self) {
+        let filled = self.core.instances().into_iter().filter_map(|(module, (id, _))| {
+            let bytes = self.instances.get(&id)?.filled.load(Ordering::Relaxed);
+            (bytes > 0).then_some((module, bytes))
+        });
+        self.filled = filled.collect();
+    }
+
+    fn install(&mut self, module: ModuleName, id: InstanceId, tasks: Running, built: Vec<Built>) -> Event {
+        let gate = Arc::new(Gate::closed(Arc::clone(&self.around.lease_end), Arc::clone(&self.sealing)));
+        // The node that runs a method must know what it says before it lets the first call in.
+        for slot in self.slots(&module) {
+            if let Some(descriptors) = descriptors_of(slot.service()) {
+                slot.deliveries.learn(slot.service(), descriptors);
+            }
+            if slot.deliveries.keep_answers() && !self.modules.get(&module).is_some_and(|known| known.class.is_some()) {
+                tracing::warn!(
+                    %module,
+                    service = slot.service(),
+                    "methods with DEDUPE in a module without state: their answers do not move with it, so that nodes do \
+                     not make their calls again; declare it `.ephemeral()`"
+                );
+            }
+        }
+        let around = &self.around;
+        let kept = Dedupe::new(module.clone(), around.dedupe, around.limits.max_message_bytes);
+        let services = built
+            .into_iter()
+            .map(|Built { service, local }| (service, local.behind(Arc::clone(&gate)).keeping(Arc::clone(&kept))));
+        let services = services.collect();
         tracing::debug!(%module, "module started");
-        self.instances.insert(id, Instance { gate, tasks, services });
+        let (state, ownership) = (tasks.state.clone(), tasks.ownership.clone());
+        let hooks = ownership.has_hooks();
+        let instance = Instance {
+            gate,
+            tasks,
+            services,
+            state,
+            ownership,
+            empty: watch::Sender::new(0),
+            filled: Arc::default(),
+            checkpointed: false,
+            kept,
+        };
+        self.instances.insert(id, instance);
+        Event::Started { module, id, hooks }
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Start { module, id } => self.begin(module, id),
-                Command::Open { module, id, epoch, exclusive } => {
-                    if let Some(instance) = self.instances.get(&id) {
-                        instance.gate.open(exclusive);
-                        tracing::debug!(%module, %epoch, "module is served here");
-                    }
-                    self.slots(&module).iter().for_each(|slot| slot.opened());
-                }
-                Command::Seal { module, id } => {
+                Command::Fill { module, id, of, from } => self.fill(module, id, of, &from),
+                Command::Activate { module, id, epoch, restore } => self.activate(module, id, epoch, restore),
+                Command::Open { module, id, epoch, term } => self.open(&module, id, epoch, term),
+                Command::Close { module, id } => {
                     if let Some(instance) = self.instances.get(&id) {
                         instance.gate.close();
-                        tracing::debug!(%module, "sealed");
+                        tracing::debug!(%module, "closed");
                     }
                 }
+                Command::Seal { module, id, of, term } => self.seal(module, id, of, term),
                 Command::Retire { module, id } => self.retire(module, id),
                 Command::Propose { module, expect, change, why } => self.propose(module, expect, change, why),
             }
@@ -311,18 +409,19 @@ impl Driver {
     /// What the factory of a module needs to run once more.
     fn prepare(&self, module: &ModuleName) -> Option<(usize, Arc<dyn ErasedFactory>, Supply, Running)> {
         let runnable = self.modules.get(module)?;
-        let running = Running::new();
+        let running = Running::new(runnable.state.map(|make| make()));
         let channel = Channel::new(Arc::clone(&self.around.table));
-        let context = Context::new(module.clone(), channel, running.tasks.clone());
-        let (table, config) = (Arc::clone(&self.around.table), runnable.config.clone());
-        Some((runnable.index, Arc::clone(&runnable.factory), Supply { context, table, config }, running))
+        let context = Context::new(module.clone(), channel, running.tasks.clone(), running.ownership.clone());
+        let (table, config, state) = (Arc::clone(&self.around.table), runnable.config.clone(), running.state.clone());
+        let supply = Supply { context, table, config, state };
+        Some((runnable.index, Arc::clone(&runnable.factory), supply, running))
     }
 
     fn begin(&mut self, module: ModuleName, id: InstanceId) {
         let Some((index, factory, supply, tasks)) = self.prepare(&module) else {
             // The placement asks for a module that this program lacks: the leader will hear that it failed.
             let error = StartError::NoModule { module: module.clone() };
-            self.jobs.spawn(async move { Done::Started { module, id, tasks: Running::new(), built: Err(error) } });
+            self.jobs.spawn(async move { Done::Started { module, id, tasks: Running::new(None), built: Err(error) } });
             return;
         };
         let around = &self.around;
@@ -333,17 +432,150 @@ impl Driver {
             let built = started.await.map(|()| services);
             Done::Started { module, id, tasks, built }
         });
-        self.starts.insert(id, start);
+        self.doing.entry(id).or_default().push(start);
+    }
+
+    /// Does something for an instance, for as long as that is there and nothing else was decided.
+    fn work(&mut self, id: InstanceId, work: impl Future<Output = Event> + Send + 'static) {
+        let work = self.jobs.spawn(async move { Done::With(work.await) });
+        let doing = self.doing.entry(id).or_default();
+        doing.retain(|work| !work.is_finished());
+        doing.push(work);
+    }
+
+    fn stop_work(&mut self, id: InstanceId) {
+        self.doing.remove(&id).into_iter().flatten().for_each(|work| work.abort());
+    }
+
+    fn fill(&mut self, module: ModuleName, id: InstanceId, of: u64, from: &Incarnation) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let members = self.members.borrow();
+        let Some(source) = members.get(&from.node).filter(|member| member.generation == from.generation) else {
+            let error = format!("the address of node `{}` is not known here", from.node);
+            drop(members);
+            return self.work(id, async move { Event::Failed { module, id, error } });
+        };
+        let taking = Taking {
+            cluster: self.state.borrow().cluster.clone(),
+            module: module.clone(),
+            id,
+            events: self.events.0.clone(),
+            of,
+            me: self.around.me.clone(),
+            from: from.node.clone(),
+            address: source.address,
+            state: instance.state.clone(),
+            replies: Arc::clone(&instance.kept),
+            progress: Arc::clone(&instance.filled),
+            limit: self.around.max_state,
+        };
+        drop(members);
+        self.work(id, async move {
+            let began = Instant::now();
+            match taking.take().await {
+                Ok(digest) => {
+                    let (bytes, elapsed_ms) =
+                        (taking.progress.load(Ordering::Relaxed), began.elapsed().as_millis() as u64);
+                    tracing::debug!(%module, bytes, elapsed_ms, "the state is here");
+                    taking.tell(digest).await;
+                    Event::Look
+                }
+                Err(error) => {
+                    tracing::warn!(%module, from = %taking.from, error, "the state was not taken");
+                    Event::Failed { module, id, error }
+                }
+            }
+        });
+    }
+
+    fn activate(&mut self, module: ModuleName, id: InstanceId, epoch: Epoch, restore: bool) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let (ownership, state, kept) = (instance.ownership.clone(), instance.state.clone(), Arc::clone(&instance.kept));
+        let (checkpoints, limit) = (self.around.checkpoints.clone(), self.around.start_timeout);
+        self.work(id, async move {
+            let activated = timeout(limit, async {
+                if let Some(state) = state.filter(|_| restore) {
+                    checkpoints.restore(&module, &state, &kept).await?;
+                }
+                ownership.activate(epoch).await
+            });
+            let error = match activated.await {
+                Ok(Ok(())) => return Event::Activated { module, id },
+                Ok(Err(error)) => with_causes(&*error),
+                Err(_) => {
+                    format!("it was not activated within {} (node.start_timeout)", humantime::format_duration(limit))
+                }
+            };
+            tracing::error!(%module, %epoch, error, "module was not activated");
+            Event::Failed { module, id, error }
+        });
+    }
+
+    fn open(&mut self, module: &ModuleName, id: InstanceId, epoch: Epoch, term: Option<u64>) {
+        // What was begun for a move that was given up.
+        self.stop_work(id);
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.empty.send_replace(0);
+            instance.tasks.tasks.stay();
+            instance.ownership.set(epoch);
+            instance.gate.open(epoch, term.unwrap_or_default());
+            tracing::debug!(%module, %epoch, "module is served here");
+            if let Some(runnable) = self.modules.get(module)
+                && let Some(state) = instance.state.clone()
+                && runnable.class == StateClass::Checkpointed
+                && !std::mem::replace(&mut instance.checkpointed, true)
+            {
+                let (ownership, every) = (instance.ownership.clone(), runnable.checkpoint_every);
+                let keep = self.around.checkpoints.clone().keep(
+                    module.clone(),
+                    state,
+                    Arc::clone(&instance.kept),
+                    ownership,
+                    every,
+                );
+                instance.tasks.tasks.spawn(keep);
+            }
+        }
+        self.slots(module).iter().for_each(|slot| slot.opened());
+    }
+
+    fn seal(&mut self, module: ModuleName, id: InstanceId, of: u64, term: Option<u64>) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let (gate, tasks, empty) = (Arc::clone(&instance.gate), instance.tasks.tasks.clone(), instance.empty.clone());
+        let (grace, limit, events) = (self.around.stream_grace, self.around.seal_timeout, self.events.0.clone());
+        let (kept, opening) = (Arc::clone(&instance.kept), gate.opening());
+        self.work(id, async move {
+            if gate.streams() > 0 {
+                tasks.drain();
+                let _ = timeout(grace, gate.without_streams()).await;
+                gate.during(opening, || gate.cut(Cut::Streams));
+            }
+            gate.during(opening, || gate.seal(term.unwrap_or_default()));
+            tracing::debug!(%module, of, "sealing");
+            // The node may be about to end.
+            let _ = events.send(Event::Closed { module: module.clone(), id }).await;
+            if timeout(limit, gate.sealed(opening)).await.is_err() {
+                let calls = gate.inside();
+                gate.during(opening, || {
+                    gate.close();
+                    gate.cut(Cut::All);
+                    kept.cut(gate.epoch());
+                });
+                tracing::warn!(%module, calls, "calls that had not ended were cut off, since the module moves");
+                // Those that nobody asks to go on notice later, and their answers do not count.
+                let _ = timeout(CUT_OFF, gate.drained()).await;
+            }
+            empty.send_replace(of);
+            Event::Drained { module, id }
+        });
     }
 
     fn retire(&mut self, module: ModuleName, id: InstanceId) {
-        if let Some(start) = self.starts.remove(&id) {
-            start.abort();
-        }
+        self.stop_work(id);
         let Some(instance) = self.instances.remove(&id) else { return };
-        instance.gate.close();
-        let limit = self.around.drain_timeout;
-        self.retiring.spawn(async move { instance.end(&module, limit).await });
+        instance.gate.give_up();
+        let (limit, grace) = (self.around.drain_timeout, self.around.stream_grace);
+        self.retiring.spawn(async move { instance.end(&module, limit, grace).await });
     }
 
     fn propose(&mut self, module: ModuleName, expect: Version, change: PartChange, why: String) {
@@ -364,6 +596,7 @@ impl Driver {
         let state = Arc::clone(&self.state.borrow());
         let members = Arc::clone(&self.members.borrow_and_update());
         let instances = self.core.instances();
+        self.offer(&state, &instances);
         for (module, runnable) in &self.modules {
             let (own, instance) = match instances.get(module) {
                 None => (Own::Nothing, None),
@@ -371,6 +604,9 @@ impl Driver {
             };
             let (me, hint) = (&self.around.me, runnable.facts.hint());
             let part = state.parts.get(module);
+            if let Some(part) = part {
+                runnable.facts.fence_off(part.fence);
+            }
             let destination = destination(module, part, own, me, &members, hint.as_ref(), self.around.prefer_local);
             let addresses = match &destination {
                 Destination::Elsewhere { hosts, .. } => {
@@ -389,7 +625,10 @@ impl Driver {
             self.routes.insert(module.clone(), route);
         }
         self.links.keep(|node| members.contains_key(node));
-        let hosting = self.core.hosting();
+        let mut hosting = self.core.hosting();
+        for (module, hosted) in &mut hosting {
+            hosted.bytes = self.filled.get(module).copied().unwrap_or_default();
+        }
         let changed = self.hosting.send_if_modified(|known| {
             let changed = *known != hosting;
             known.clone_from(&hosting);
@@ -397,6 +636,61 @@ impl Driver {
         });
         if changed && let Err(error) = self.around.membership.set_hosting(hosting) {
             tracing::warn!(%error, "others are not told what this node hosts");
+        }
+    }
+
+    /// Lets the targets of this node's moves have what they ask for; and lets every gate know which parts, of any node, are
+    /// being sealed.
+    fn offer(&self, state: &State, instances: &BTreeMap<ModuleName, (InstanceId, Own)>) {
+        let mut sealing = Chain::NONE;
+        let known = self.around.offers.now();
+        let mut offers: BTreeMap<ModuleName, Arc<Offer>> = BTreeMap::new();
+        for (module, part) in &state.parts {
+            let Hosting::Exclusive { owner, moving, seal, .. } = &part.hosting else { continue };
+            let travels = self.modules.get(module).is_some_and(|runnable| runnable.class.travels());
+            if travels && moving.as_ref().is_some_and(|moving| moving.prepared) {
+                sealing = sealing.with(Chain::of(module.as_str()));
+            }
+            let Some((id, _)) = instances.get(module).filter(|_| travels) else { continue };
+            let known = known.get(module).filter(|offer| offer.id == *id);
+            if seal.as_ref().is_some_and(|seal| seal.from == self.around.me) {
+                // The target may not know that this node has heard from it.
+                offers.extend(known.map(|offer| (module.clone(), Arc::clone(offer))));
+            }
+            let Some(moving) = moving.as_ref().filter(|_| *owner == self.around.me) else { continue };
+            let Some(instance) = self.instances.get(id) else { continue };
+            let offer = known.filter(|offer| offer.of == moving.id).cloned().unwrap_or_else(|| {
+                Arc::new(Offer {
+                    module: module.clone(),
+                    id: *id,
+                    of: moving.id,
+                    to: moving.to.clone(),
+                    state: instance.state.clone(),
+                    replies: Arc::clone(&instance.kept),
+                    empty: instance.empty.subscribe(),
+                    installed: self.installed.0.clone(),
+                    over: CancellationToken::new(),
+                    limit: self.around.max_state,
+                    sent: Mutex::default(),
+                })
+            });
+            offers.insert(module.clone(), offer);
+        }
+        self.sealing.set(sealing);
+        // Of moves that are over, before those begin that may follow.
+        for (module, offer) in &known {
+            if offers.get(module).is_some_and(|offered| offered.of == offer.of && offered.id == offer.id) {
+                continue;
+            }
+            offer.over.cancel();
+            if let Some(state) = &offer.state
+                && let Err(error) = state.hooks.track_changes(false)
+            {
+                tracing::warn!(%module, error, "the module may note its changes on");
+            }
+        }
+        if !(known.is_empty() && offers.is_empty()) {
+            self.around.offers.set(offers);
         }
     }
 
@@ -429,9 +723,28 @@ impl Driver {
         }
         self.jobs.abort_all();
         let mut ends = JoinSet::new();
-        for (_, instance) in self.instances.drain() {
+        let serves = |(module, hosted): (ModuleName, Hosted)| {
+            matches!(hosted.state, Stage::Serving | Stage::Draining).then_some(module)
+        };
+        let serving: Vec<ModuleName> = self.core.hosting().into_iter().filter_map(serves).collect();
+        for (module, (id, _)) in self.core.instances() {
+            let Some(instance) = self.instances.remove(&id) else { continue };
             instance.gate.close();
-            ends.spawn(instance.tasks.stop(grace));
+            let last = instance.checkpointed && serving.contains(&module);
+            let checkpoints = self.around.checkpoints.clone();
+            ends.spawn(async move {
+                let (state, ownership) = (instance.state.clone(), instance.ownership.clone());
+                let left = instance.tasks.stop(grace).await;
+                // Nobody else has it: with this, whoever starts next loses nothing.
+                if let Some(state) = state.filter(|_| last) {
+                    match timeout(grace, checkpoints.write(&module, &state, &instance.kept, &ownership, None)).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => tracing::error!(%module, error, "the last checkpoint was not written"),
+                        Err(_) => tracing::error!(%module, "the last checkpoint was not written in time"),
+                    }
+                }
+                left
+            });
         }
         let mut left = 0;
         while let Some(ended) = ends.join_next().await {
@@ -452,12 +765,18 @@ impl Driver {
 
 impl Instance {
     /// Lets calls inside finish, then ends the module's tasks. Returns how many of those had to be dropped.
-    async fn end(self, module: &ModuleName, limit: Duration) -> usize {
+    async fn end(self, module: &ModuleName, limit: Duration, grace: Duration) -> usize {
         self.tasks.tasks.drain();
         let began = Instant::now();
-        if timeout(limit, self.gate.drained()).await.is_err() {
+        if timeout(limit.min(grace), self.gate.without_streams()).await.is_err() {
+            self.gate.cut(Cut::Streams);
+        }
+        if timeout(limit.saturating_sub(began.elapsed()), self.gate.drained()).await.is_err() {
             let calls = self.gate.inside();
-            tracing::warn!(%module, calls, "calls go on in an instance that was moved away; its tasks end");
+            tracing::warn!(%module, calls, "calls that had not ended were cut off, since the module has moved away");
+            self.gate.cut(Cut::All);
+            self.kept.cut(self.gate.epoch());
+            let _ = timeout(CUT_OFF, self.gate.drained()).await;
         }
         let left = self.tasks.stop(limit.saturating_sub(began.elapsed()).max(LAST_GRACE)).await;
         tracing::info!(%module, tasks_dropped = left, elapsed_ms = began.elapsed().as_millis() as u64, "module ended here");

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use outpost_proto::keys::metadata as keys;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
@@ -147,7 +148,16 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_methods([Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(ExposeHeaders::list(
-            ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(header::HeaderName::from_static),
+            [
+                "grpc-status",
+                "grpc-message",
+                "grpc-status-details-bin",
+                keys::OUTCOME,
+                keys::REASON,
+                keys::EPOCH,
+                keys::CALL_ID,
+            ]
+            .map(header::HeaderName::from_static),
         ))
 }
 
@@ -196,7 +206,7 @@ impl Calls {
         let arrival = match self.callers {
             Callers::Nodes => Arrival::take(request.headers_mut()),
             Callers::Clients => {
-                placed::strip(request.headers_mut());
+                placed::strip_request(request.headers_mut());
                 Arrival::default()
             }
         };

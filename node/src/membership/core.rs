@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn full() -> Member {
-        let hosted = Hosted { epoch: Epoch(3), state: Instance::Serving, error: None };
+        let hosted = Hosted { epoch: Epoch(3), state: Instance::Serving, error: None, bytes: 0 };
         Member {
             lifecycle: Lifecycle::Ready,
             ingress: "127.0.0.1:7000".to_owned(),
@@ -292,7 +292,7 @@ mod tests {
         ) {
             let hosting = hosting.into_iter().map(|(module, (epoch, error))| {
                 let error = error.map(|error| cut(&error, ERROR_MAX).to_owned());
-                (ModuleName::parse(&module).unwrap(), Hosted { epoch: Epoch(epoch), state: Instance::Failed, error })
+                (ModuleName::parse(&module).unwrap(), Hosted { epoch: Epoch(epoch), state: Instance::Failed, error, bytes: 0 })
             });
             let member = Member { hosting: hosting.collect(), labels, ..full() };
             match encode(&member) {

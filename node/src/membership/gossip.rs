@@ -22,7 +22,7 @@ use std::{
 
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, ListenerHandle, ProtocolVersion,
-    spawn_chitchat, transport::UdpTransport,
+    spawn_chitchat,
 };
 use outpost_proto::keys::gossip as keys;
 use rand::seq::{IteratorRandom, SliceRandom};
@@ -39,7 +39,10 @@ use super::{
     core::{self, Malformed, TooLarge},
     seeds::Seeds,
 };
-use crate::id::{ModuleName, NodeId};
+use crate::{
+    id::{ModuleName, NodeId},
+    net::UdpTransport,
+};
 
 /// How long a dead node is remembered. Longer, and dead nodes fill the datagrams of large clusters.
 const GRACE: Duration = Duration::from_secs(15 * 60);

@@ -15,12 +15,12 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    net::lookup_host,
     sync::watch,
-    task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
+
+use crate::{disk, net::lookup_host};
 
 /// How often the file is read, and how soon a lookup that found nothing is repeated.
 const SOON: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ impl Seeds {
         }
         let Some(file) = self.file.clone() else { return (names, problems) };
         let path = file.clone();
-        match spawn_blocking(move || read(&path)).await.unwrap_or_else(|error| Err(error.to_string())) {
+        match disk::blocking(move || read(&path)).await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(text) => {
                 for (number, line) in (1..).zip(text.lines()) {
                     let seed = line.split('#').next().unwrap_or_default().trim();

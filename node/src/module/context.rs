@@ -1,14 +1,28 @@
 //! What a module is given.
 
-use std::{fmt, ops::Deref, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, DropGuard, WaitForCancellationFuture},
     task::TaskTracker,
 };
 
-use crate::{call::Channel, id::ModuleName};
+use crate::{
+    BoxError,
+    call::Channel,
+    id::{Epoch, ModuleName},
+};
 
 /// A module's own configuration: the table `[modules.NAME]` of the application's file, with what the environment and
 /// flags set over it. A parameter of the module's factory.
@@ -45,11 +59,37 @@ pub struct Context {
     module: ModuleName,
     channel: Channel,
     tasks: Tasks,
+    ownership: Ownership,
 }
 
 impl Context {
-    pub(crate) fn new(module: ModuleName, channel: Channel, tasks: Tasks) -> Self {
-        Self { module, channel, tasks }
+    pub(crate) fn new(module: ModuleName, channel: Channel, tasks: Tasks, ownership: Ownership) -> Self {
+        Self { module, channel, tasks, ownership }
+    }
+
+    /// The epoch at which this instance serves: the fencing token of its module. It grows with each change of the owner,
+    /// and is never used again. A store that refuses writes with a lower epoch than one that it has seen can't be written
+    /// to by an owner that was replaced, and has yet to hear of it. Zero before the instance has served.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.ownership.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Has something done whenever this instance becomes the one that serves, with the epoch: before its first call, and
+    /// after its state was restored. The place to raise the fence of the module's own store, and to load what an earlier
+    /// owner may have written since the factory ran. Callers wait meanwhile.
+    ///
+    /// If it fails, the module is not served here: it is tried again, and on other nodes.
+    pub fn on_activate<F, E>(&self, hook: impl Fn(u64) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let hook = move |epoch| -> BoxFuture<'static, Result<(), BoxError>> {
+            let run = hook(epoch);
+            Box::pin(async move { run.await.map_err(Into::into) })
+        };
+        self.ownership.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(hook));
     }
 
     /// The name of the module.
@@ -87,8 +127,12 @@ impl Context {
     /// Waits until the node begins to stop, or the module to move to another one. Calls in flight may still finish, but
     /// those that never end by themselves, such as a subscription, should end now: they would use up the time that the
     /// others have.
-    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
-        self.tasks.draining.cancelled()
+    ///
+    /// A move may be given up; then what waits for this later waits for the next one.
+    pub async fn draining(&self) {
+        let mut draining = self.tasks.draining.subscribe();
+        // The sender is held here.
+        let _ = draining.wait_for(|draining| *draining).await;
     }
 
     /// Waits until the module should end: calls in flight have finished, and no more will come.
@@ -103,11 +147,59 @@ impl fmt::Debug for Context {
     }
 }
 
+/// What runs when an instance becomes the one that serves.
+type Hook = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
+
+/// What an instance of a module knows of its being the one that serves.
+#[derive(Clone, Default)]
+pub(crate) struct Ownership {
+    epoch: Arc<AtomicU64>,
+    hooks: Arc<Mutex<Vec<Hook>>>,
+}
+
+impl Ownership {
+    pub(crate) fn set(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Whether the module wants to do something before it serves.
+    pub(crate) fn has_hooks(&self) -> bool {
+        !self.hooks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Has it done.
+    ///
+    /// # Errors
+    /// The module's; a panic is one.
+    pub(crate) async fn activate(&self, epoch: Epoch) -> Result<(), BoxError> {
+        self.set(epoch);
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for hook in hooks {
+            let run = AssertUnwindSafe(async move { hook(epoch.0).await }).catch_unwind();
+            run.await.unwrap_or_else(|panic| {
+                let text = crate::call::panic_text(&*panic);
+                Err(format!("what runs on its activation panicked: {text}").into())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ownership").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
 /// The tasks of one instance of a module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
-    draining: CancellationToken,
+    draining: Arc<watch::Sender<bool>>,
     stopping: CancellationToken,
     end: CancellationToken,
 }
@@ -120,12 +212,25 @@ impl Tasks {
 
     /// Tells whoever asks that the module is about to end here.
     pub(crate) fn drain(&self) {
-        self.draining.cancel();
+        self.draining.send_replace(true);
+    }
+
+    /// It goes on after all.
+    pub(crate) fn stay(&self) {
+        self.draining.send_replace(false);
+    }
+
+    /// Runs a task of the framework's that belongs to the instance, until that ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tracker.spawn(async move {
+            stopping.run_until_cancelled_owned(task).await;
+        });
     }
 
     /// Asks the tasks to end, waits for them for so long, and drops those that are left. Returns how many.
     pub(crate) async fn stop(&self, grace: Duration) -> usize {
-        self.draining.cancel();
+        self.drain();
         self.stopping.cancel();
         self.tracker.close();
         if tokio::time::timeout(grace, self.tracker.wait()).await.is_ok() {

@@ -11,7 +11,10 @@ use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{body::Body, server::NamedService};
 
-use super::{Config, Context, direct_of};
+use super::{
+    Config, Context, direct_of,
+    snapshot::{Held, Snapshot, State},
+};
 use crate::{
     BoxError,
     call::{Handle, Route, Tonic, slot::Local, table::Table},
@@ -25,6 +28,8 @@ pub struct Needs {
     pub(crate) services: Vec<&'static str>,
     /// How to read its configuration.
     pub(crate) config: Option<ModuleConfig>,
+    /// How to make its state, for each parameter that is one.
+    pub(crate) states: Vec<fn() -> Held>,
 }
 
 /// What the parameters of one module's factory are made from.
@@ -34,13 +39,15 @@ pub struct Supply {
     pub(crate) table: Arc<Table>,
     /// The module's configuration, a `T` where it declared `Config<T>`: each instance of the module gets a copy.
     pub(crate) config: Option<Arc<Mutex<Box<dyn Any + Send>>>>,
+    /// The state of this instance, a `T` where the module declared `State<T>`.
+    pub(crate) state: Option<Held>,
 }
 
-/// Something that a factory may have as a parameter: a generated handle, [`Config`], [`Context`].
+/// Something that a factory may have as a parameter: a generated handle, [`Config`], [`State`], [`Context`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be a parameter of a module's factory",
     note = "a factory takes generated handles (`CartHandle`), `outpost::Config<T>` where T: Serialize + Deserialize + \
-            Clone, and `outpost::Context`"
+            Clone, `outpost::State<T>` where T: Snapshot, and `outpost::Context`"
 )]
 pub trait Parameter: Sized + Send {
     #[doc(hidden)]
@@ -85,10 +92,21 @@ where
     }
 }
 
+impl<T: Snapshot> Parameter for State<T> {
+    fn declare(needs: &mut Needs) {
+        needs.states.push(Held::maker::<T>());
+    }
+
+    fn take(supply: &mut Supply) -> Self {
+        let state = supply.state.as_ref().and_then(Held::state);
+        state.expect("the program was checked to have one state, of this type")
+    }
+}
+
 /// An async function that builds a module's services. `P` is the tuple of its parameters.
 #[diagnostic::on_unimplemented(
     message = "this is not a factory of a module",
-    note = "a factory is `async fn(..) -> Result<S, E>`: each parameter a handle, `Config<T>` or `Context` (12 at the \
+    note = "a factory is `async fn(..) -> Result<S, E>`: each parameter a handle, `Config<T>`, `State<T>` or `Context` (12 at the \
             most), `S` a tonic server or `outpost::services(a).and(b)`, and `E: Into<outpost::BoxError>`"
 )]
 pub trait Factory<P>: Send + Sync + 'static {

@@ -21,6 +21,10 @@ pub(crate) struct Declared<'a> {
     pub(crate) depends_on: &'a [Dependency],
     /// It declares state, and that several nodes may host it.
     pub(crate) state_on_several: bool,
+    /// How many parameters of its factory are its state.
+    pub(crate) states: usize,
+    /// It is to be checkpointed.
+    pub(crate) checkpointed: bool,
 }
 
 /// Why modules do not fit together.
@@ -46,9 +50,17 @@ pub enum ProgramError {
     /// A module declares state, and several hosts.
     #[error(
         "module `{0}` declares state and that several nodes may host it, each of which would have a state of its own; \
-             remove `stateful()`, or what makes it replicated"
+             remove what declares the state, or what makes it replicated"
     )]
     StateOnSeveral(ModuleName),
+    /// A module has more than one state.
+    #[error(
+        "the factory of module `{0}` has several `State` parameters, and a module has one state; put them into one type"
+    )]
+    SeveralStates(ModuleName),
+    /// A module is to be checkpointed, and has nothing to write.
+    #[error("module `{0}` is checkpointed, and its factory has no `State` parameter to write; add one")]
+    NoState(ModuleName),
     /// A module has a handle on a service that no module serves.
     #[error("module `{module}` depends on service `{service}`, which no registered module serves; the modules are: {}",
         .known.join(", "))]
@@ -105,6 +117,12 @@ impl Program {
             };
             if module.state_on_several {
                 errors.push(ProgramError::StateOnSeveral(name.clone()));
+            }
+            if module.states > 1 {
+                errors.push(ProgramError::SeveralStates(name.clone()));
+            }
+            if module.checkpointed && module.states == 0 {
+                errors.push(ProgramError::NoState(name.clone()));
             }
             for service in module.services {
                 if let Some(first) = served.get(service) {
@@ -202,7 +220,7 @@ mod tests {
     }
 
     fn module<'a>(name: &'a str, services: &'a [&'static str], depends_on: &'a [Dependency]) -> Declared<'a> {
-        Declared { name, services, depends_on, state_on_several: false }
+        Declared { name, services, depends_on, state_on_several: false, states: 0, checkpointed: false }
     }
 
     #[test]

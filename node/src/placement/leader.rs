@@ -9,14 +9,14 @@ use tokio::{
 };
 
 use super::{
-    log::Log,
+    log::{Log, ProposeError},
     scheduler::{self, Limits, Plan},
     state::{Command, Hosting, Part, PartChange, Proposal, State},
     view::{self, Heard},
 };
 use crate::{
     clock,
-    id::{Incarnation, ModuleName, NodeId},
+    id::{Epoch, Incarnation, ModuleName, NodeId},
     membership::{Instance, Members},
 };
 
@@ -49,8 +49,9 @@ impl Leader {
         let mut members = self.members.clone();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Since when this leader has seen each move that is under way.
-        let mut moves: BTreeMap<(ModuleName, u64), Instant> = BTreeMap::new();
+        let mut moves = Moves::default();
+        // Owners that were taken over from, perhaps: the proposals were not answered.
+        let mut undecided: BTreeMap<Incarnation, u64> = BTreeMap::new();
         let began = Instant::now();
         loop {
             let leads = leadership.borrow_and_update().is_me;
@@ -58,10 +59,11 @@ impl Leader {
                 let state = Arc::clone(&state.borrow_and_update());
                 let members = Arc::clone(&members.borrow_and_update());
                 if !self.gathers(&state, began) {
-                    self.step(&state, &members, &mut moves).await;
+                    self.decide(&state, &mut undecided).await;
+                    self.step(&state, &members, &mut moves, &mut undecided).await;
                 }
             } else {
-                moves.clear();
+                moves = Moves::default();
             }
             tokio::select! {
                 changed = leadership.changed() => if changed.is_err() { return },
@@ -78,7 +80,30 @@ impl Leader {
         state.parts.is_empty() && missing && began.elapsed() < GATHER
     }
 
-    async fn step(&self, state: &State, members: &Members, moves: &mut BTreeMap<(ModuleName, u64), Instant>) {
+    /// Gives owners leave to renew again once it is decided whether they were taken over from.
+    async fn decide(&self, state: &State, undecided: &mut BTreeMap<Incarnation, u64>) {
+        for (owner, term) in std::mem::take(undecided) {
+            // It changes nothing, as no record has this version. Once it was answered, so is all that was proposed
+            // before it, in the same term.
+            let (expect, change) = (u64::MAX, PartChange::AbortMove);
+            let Some(module) = state.parts.keys().next().cloned() else { continue };
+            let command = Command::Part { module, expect, change, why: String::new() };
+            match self.propose_one(command, Some(term)).await {
+                Decided::Yes => self.log.leases().release(&owner),
+                Decided::Unknown => {
+                    undecided.insert(owner, term);
+                }
+            }
+        }
+    }
+
+    async fn step(
+        &self,
+        state: &State,
+        members: &Members,
+        moves: &mut Moves,
+        undecided: &mut BTreeMap<Incarnation, u64>,
+    ) {
         if state.cluster.is_empty() {
             return;
         }
@@ -87,7 +112,10 @@ impl Leader {
         let facts = view::facts(state, spec, members, &heard, clock::wall(), self.limits);
         let Plan { mut changes, .. } = scheduler::plan(&facts);
         let late = self.late(state, moves);
-        changes.retain(|planned| !late.contains_key(&planned.module));
+        changes.retain(|planned| {
+            let begins = matches!(planned.change, PartChange::BeginMove { .. });
+            !(late.contains_key(&planned.module) || begins && moves.pauses(&planned.module, Instant::now()))
+        });
         if changes.is_empty() && late.is_empty() {
             self.settled.send_replace(Some(state.index));
             return;
@@ -101,30 +129,23 @@ impl Leader {
             let why = format!("its target was not ready within {within} (cluster.move_timeout)");
             Command::Part { module, expect, change: PartChange::AbortMove, why }
         });
-        self.propose(state, members, planned.chain(late).collect()).await;
+        undecided.extend(self.propose(state, members, planned.chain(late).collect()).await);
     }
 
     /// Moves that have waited for too long, and the version of each record.
-    fn late(&self, state: &State, moves: &mut BTreeMap<(ModuleName, u64), Instant>) -> BTreeMap<ModuleName, u64> {
-        let under_way = state.parts.iter().filter_map(|(module, part)| Some((module, part, part.moving()?)));
+    fn late(&self, state: &State, moves: &mut Moves) -> BTreeMap<ModuleName, u64> {
         let now = Instant::now();
-        let mut late = BTreeMap::new();
-        let mut seen = BTreeMap::new();
-        for (module, part, moving) in under_way {
-            let key = (module.clone(), moving.id);
-            let since = moves.get(&key).copied().unwrap_or(now);
-            seen.insert(key, since);
-            if now - since >= self.move_timeout {
-                late.insert(module.clone(), part.version);
-            }
-        }
-        *moves = seen;
-        late
+        moves.look(state, now);
+        let late = state.parts.iter().filter_map(|(module, part)| {
+            let since = moves.since.get(&(module.clone(), part.moving()?.id))?;
+            (now - since.0 >= self.move_timeout).then(|| (module.clone(), part.version))
+        });
+        late.collect()
     }
 
     /// Proposes changes of different parts. Those that take over from an owner which has fallen silent come last, by
-    /// owner: it gets no lease until they are made.
-    async fn propose(&self, state: &State, members: &Members, commands: Vec<Command>) {
+    /// owner: it gets no lease until they are made. Returns those owners of which it is not known whether they are.
+    async fn propose(&self, state: &State, members: &Members, commands: Vec<Command>) -> Vec<(Incarnation, u64)> {
         let mut take_overs: BTreeMap<Incarnation, Vec<Command>> = BTreeMap::new();
         let mut others = Vec::new();
         for command in commands {
@@ -134,21 +155,25 @@ impl Leader {
             }
         }
         join_all(others.into_iter().map(|command| self.propose_one(command, None))).await;
-        join_all(take_overs.into_iter().map(|(owner, commands)| self.take_over(owner, commands))).await;
+        let take_overs = take_overs.into_iter().map(|(owner, commands)| self.take_over(owner, commands));
+        join_all(take_overs).await.into_iter().flatten().collect()
     }
 
-    async fn take_over(&self, owner: Incarnation, commands: Vec<Command>) {
-        let Some(term) = self.log.leases().hold(Instant::now(), &owner) else {
-            // It was heard of again.
-            return;
-        };
+    async fn take_over(&self, owner: Incarnation, commands: Vec<Command>) -> Option<(Incarnation, u64)> {
+        // If it does not, the owner was heard of again.
+        let term = self.log.leases().hold(Instant::now(), &owner)?;
         tracing::warn!(node_id = %owner.node, parts = commands.len(), "node is silent, and its lease has ended: taking over");
-        join_all(commands.into_iter().map(|command| self.propose_one(command, Some(term)))).await;
+        let proposed = join_all(commands.into_iter().map(|command| self.propose_one(command, Some(term)))).await;
+        if proposed.contains(&Decided::Unknown) {
+            // With a lease the owner would serve until it hears of an entry that may come yet.
+            return Some((owner, term));
+        }
         self.log.leases().release(&owner);
+        None
     }
 
-    async fn propose_one(&self, command: Command, term: Option<u64>) {
-        let Command::Part { module, change, .. } = &command else { return };
+    async fn propose_one(&self, command: Command, term: Option<u64>) -> Decided {
+        let Command::Part { module, change, .. } = &command else { return Decided::Yes };
         let (module, text) = (module.clone(), change.to_string());
         let proposal = Proposal { at: clock::wall(), by: self.me.to_string(), command };
         let proposed = match term {
@@ -158,9 +183,66 @@ impl Leader {
         match proposed {
             Ok(Ok(_)) => tracing::debug!(%module, change = text, "placement changed"),
             Ok(Err(refused)) => tracing::debug!(%module, %refused, "the placement has moved on"),
-            Err(error) => tracing::warn!(%module, %error, "the placement log did not take a change"),
+            Err(error) => {
+                tracing::warn!(%module, %error, "the placement log did not take a change");
+                if matches!(error, ProposeError::Unknown { .. }) {
+                    return Decided::Unknown;
+                }
+            }
+        }
+        Decided::Yes
+    }
+}
+
+/// What this leader remembers of moves.
+#[derive(Debug, Default)]
+struct Moves {
+    /// Since when it has seen each move that is under way, and the epoch that the part had.
+    since: BTreeMap<(ModuleName, u64), (Instant, Epoch)>,
+    /// How often a move of each part was given up, and until when it is not moved again but by an operator.
+    given_up: BTreeMap<ModuleName, (u32, Instant)>,
+}
+
+/// The pause after a move that was given up; doubled each time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Moves {
+    fn look(&mut self, state: &State, now: Instant) {
+        let mut since = BTreeMap::new();
+        for (module, part) in &state.parts {
+            if let Some(moving) = part.moving() {
+                let key = (module.clone(), moving.id);
+                let seen = self.since.remove(&key).unwrap_or((now, part.epoch));
+                since.insert(key, seen);
+            }
+        }
+        for ((module, _), (_, epoch)) in std::mem::replace(&mut self.since, since) {
+            match state.parts.get(&module) {
+                // It is where it was.
+                Some(part) if part.epoch == epoch => {
+                    let (times, _) = self.given_up.get(&module).copied().unwrap_or((0, now));
+                    let pause = (FIRST_PAUSE * 2_u32.pow(times.min(10))).min(LONGEST_PAUSE);
+                    self.given_up.insert(module, (times + 1, now + pause));
+                }
+                _ => {
+                    self.given_up.remove(&module);
+                }
+            }
         }
     }
+
+    fn pauses(&self, module: &ModuleName, now: Instant) -> bool {
+        self.given_up.get(module).is_some_and(|(_, until)| now < *until)
+    }
+}
+
+/// Whether it is known what became of a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decided {
+    Yes,
+    /// It may be applied yet.
+    Unknown,
 }
 
 /// The owner that a command takes over from, where only the end of its lease shows that it serves no more.

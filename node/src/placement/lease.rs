@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -25,15 +25,15 @@ enum Answer {
     None,
 }
 
-/// Renews for ever. Says in `held` whether the lease holds, again each time that it does after it did not; and in `end`,
-/// for those that can't wait to be told, until when. Returns only when another process has this node's
+/// Renews for ever. Says in `held` the term under which the lease holds, if it does: another one each time that it does
+/// after it did not; and in `end`, for those that can't wait to be told, until when. Returns only when another process has this node's
 /// place: its generation.
-pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<bool>, end: Arc<LeaseEnd>) -> u64 {
+pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<Option<u64>>, end: Arc<LeaseEnd>) -> u64 {
     let (every, usable) = (lease / 8, lease * 5 / 8);
     let mut state = log.state();
     let mut until: Option<Instant> = None;
     loop {
-        let (asked, asked_at) = (Instant::now(), clock::coarse());
+        let (asked, asked_at, revocations) = (Instant::now(), clock::coarse(), end.revocations());
         // The lease of before may end while this renewal is under way.
         let answer = {
             let mut renewal = std::pin::pin!(renew(&log, &mut state));
@@ -52,16 +52,13 @@ pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<bool>, e
         match answer {
             // It counts from when it was asked for, and the answer may have taken longer than it lasts.
             Answer::Granted if asked.elapsed() < usable => {
-                if !end.holds() {
-                    // Nobody may have noticed; but who was refused waits to hear that it holds again.
-                    held.send_replace(false);
+                if let Some(term) = end.grant(asked_at + usable, revocations) {
+                    until = Some(asked + usable);
+                    held.send_if_modified(|held| held.replace(term) != Some(term));
                 }
-                end.set(asked_at + usable);
-                until = Some(asked + usable);
-                held.send_if_modified(|held| !std::mem::replace(held, true));
             }
             Answer::Superseded(generation) => {
-                held.send_replace(false);
+                held.send_replace(None);
                 return generation;
             }
             Answer::Granted | Answer::None => {}
@@ -70,19 +67,25 @@ pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<bool>, e
             && over <= Instant::now() + every
         {
             // The next renewal may not come in time: see to the end on the way.
-            sleep(over.saturating_duration_since(Instant::now()).min(every)).await;
+            pause(&end, over.saturating_duration_since(Instant::now()).min(every)).await;
             if over <= Instant::now() {
                 lost(&held);
                 until = None;
             }
             continue;
         }
-        sleep(every).await;
+        pause(&end, every).await;
     }
 }
 
-fn lost(held: &watch::Sender<bool>) {
-    if held.send_replace(false) {
+/// Waits; not at all once the lease was taken back.
+async fn pause(end: &LeaseEnd, pause: Duration) {
+    // Whichever it was, a renewal comes next.
+    let _ = timeout(pause, end.revoked()).await;
+}
+
+fn lost(held: &watch::Sender<Option<u64>>) {
+    if held.send_replace(None).is_some() {
         tracing::warn!(
             "lost touch with the cluster: modules that one node hosts at a time are not served here for now"
         );

@@ -24,6 +24,8 @@ mod follow;
 mod leases;
 mod network;
 mod peers;
+#[cfg(feature = "simulation")]
+mod runtime;
 mod service;
 mod store;
 #[cfg(test)]
@@ -62,7 +64,7 @@ use wire::{consensus_server::ConsensusServer, placement_server::PlacementServer}
 
 use super::state::{Command, Outcome, Proposal, State};
 use crate::{
-    clock,
+    clock, disk,
     id::{Incarnation, NodeId, RaftId},
     membership::{Identity, Members},
 };
@@ -330,7 +332,7 @@ impl Log {
         let recent = Arc::new(Recent::default());
         let opening = {
             let (states, recent) = (states.clone(), recent.clone());
-            tokio::task::spawn_blocking(move || -> Result<_, StoreError> {
+            disk::blocking(move || -> Result<_, StoreError> {
                 let store = Store::open(data_dir.as_deref(), &owner)?;
                 let bound = store.cluster()?;
                 let machine = Machine::load(store.clone(), states, recent)?;

@@ -9,7 +9,7 @@
 //! is empty. Steps lead there one change of a record at a time; each has the version of the record that it is for, so
 //! that what was planned from old facts changes nothing.
 //!
-//! **Invariant:** a part that declares state is not moved, and no part is assigned to a second owner before the first
+//! **Invariant:** a part whose state can't travel is not moved, and no part is assigned to a second owner before the first
 //! one's lease has ended.
 
 mod balance;
@@ -98,6 +98,8 @@ pub(crate) struct Observed {
 pub(crate) struct Limits {
     /// Moves under way, whatever for, with which no further one is begun for the sake of balance.
     pub(crate) max_rebalancing: usize,
+    /// Moves under way, whatever for, with which no further one is begun at all.
+    pub(crate) max_moves: usize,
 }
 
 /// What to do, and what can't be done.
@@ -147,6 +149,7 @@ impl<'a> Facts<'a> {
             let seen = observed.get(node);
             let standing = match seen {
                 _ if record.left => Standing::Left,
+                Some(seen) if record.draining && seen.standing == Standing::Ready => Standing::Draining,
                 Some(seen) => seen.standing,
                 None => Standing::Silent,
             };
@@ -193,6 +196,16 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
     let mut plan = step::steps(&survey, &targets);
     balance::balance(&survey, &targets, &mut plan);
     plan.changes.sort_by(|a, b| a.module.cmp(&b.module));
+    let under_way = facts.parts.values().filter(|part| part.moving().is_some()).count();
+    let mut left = facts.limits.max_moves.saturating_sub(under_way);
+    plan.changes.retain(|planned| match planned.change {
+        PartChange::BeginMove { .. } => {
+            let begins = left > 0;
+            left = left.saturating_sub(1);
+            begins
+        }
+        _ => true,
+    });
     plan.unplaced.sort_by(|a, b| a.module.cmp(&b.module));
     plan.misplaced.sort_by(|a, b| a.module.cmp(&b.module));
     plan

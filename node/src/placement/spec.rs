@@ -46,6 +46,47 @@ pub(crate) enum KindName {
     Replicated,
 }
 
+/// What becomes of a module's state when the module moves, and when its node crashes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StateClass {
+    /// There is none: the module may be started anywhere at any time.
+    #[default]
+    None,
+    /// It travels with a move, and is lost in a crash.
+    Ephemeral,
+    /// The same, and a crash loses only what came after the last checkpoint.
+    Checkpointed,
+    /// The module keeps it in a store of its own, which a former owner can't write to.
+    Durable,
+    /// It can't travel: the module stays where it is. A class that only a newer version knows is treated so, too.
+    #[serde(other)] // has to be the last
+    Fixed,
+}
+
+impl StateClass {
+    /// Whether two hosts would have two states.
+    pub(crate) fn is_some(self) -> bool {
+        self != Self::None
+    }
+
+    /// Whether a move first waits for the calls inside, and then hands over what they have left.
+    pub(crate) fn travels(self) -> bool {
+        matches!(self, Self::Ephemeral | Self::Checkpointed | Self::Durable)
+    }
+
+    /// The word for it, as people read it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ephemeral => "ephemeral",
+            Self::Checkpointed => "checkpointed",
+            Self::Durable => "durable",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
 /// How many nodes host a module at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,14 +168,14 @@ impl Spec {
             Kind::Replicated(_) => KindName::Replicated,
         };
         let asked = asked.copied().unwrap_or(registered);
-        let kept_exclusive = declared.stateful && asked == KindName::Replicated;
+        let kept_exclusive = declared.state.is_some() && asked == KindName::Replicated;
         let (count, replicas_from) = pick(own.replicas.as_ref(), default.replicas.as_ref());
         let count = count.copied().unwrap_or(match declared.kind {
             Kind::Replicated(count) => count,
             Kind::Exclusive => Count::Every,
         });
         let kind = match asked {
-            KindName::Replicated if !declared.stateful => Kind::Replicated(count),
+            KindName::Replicated if !declared.state.is_some() => Kind::Replicated(count),
             KindName::Replicated | KindName::Exclusive => Kind::Exclusive,
         };
 
@@ -270,7 +311,8 @@ mod tests {
     use super::*;
 
     fn declared(kind: Kind, stateful: bool) -> Declared {
-        Declared { kind, stateful, services: Vec::new() }
+        let state = if stateful { StateClass::Fixed } else { StateClass::None };
+        Declared { kind, state, services: Vec::new() }
     }
 
     fn module(name: &str) -> ModuleName {

@@ -12,15 +12,21 @@
 //!                        ▲                                                                       │
 //!                        └─────────────── Assign (take-over), epoch + 1 ◀────────────────────────┘
 //! ```
+//!
+//! A hand-over of a part whose state travels names the state that was sealed, by its digest: only who has that state may
+//! serve. The source keeps it until the new owner has said that it serves; if that one is gone before, an `Assign` to
+//! the source gives it the part back with nothing lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    time::Duration,
 };
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Kind, Spec};
+use super::spec::{Kind, Spec, StateClass};
 use crate::id::{Epoch, Incarnation, ModuleName, NodeId, RaftId, Timestamp};
 
 /// How many versions of the spec can be rolled back to.
@@ -73,6 +79,9 @@ pub(crate) struct Node {
     /// Gets nothing new.
     #[serde(default)]
     pub(crate) cordoned: bool,
+    /// Gives away what it has, too, and does not vote.
+    #[serde(default)]
+    pub(crate) draining: bool,
     /// It said that it goes, and hosts nothing any more.
     #[serde(default)]
     pub(crate) left: bool,
@@ -83,8 +92,9 @@ pub(crate) struct Node {
 pub(crate) struct Declared {
     /// The kind that it has where the spec does not say.
     pub(crate) kind: Kind,
-    /// It holds state that a second host would not see, and that a move does not carry.
-    pub(crate) stateful: bool,
+    /// What becomes of its state.
+    #[serde(default)]
+    pub(crate) state: StateClass,
     /// Full names of its services.
     pub(crate) services: Vec<String>,
 }
@@ -95,6 +105,10 @@ pub(crate) struct Part {
     /// The index of the entry that last changed this record.
     pub(crate) version: Version,
     pub(crate) epoch: Epoch,
+    /// The epoch of the last take-over. Answers of earlier owners count no more, since nobody waited for their calls to
+    /// finish; those of owners that handed over do, however late they arrive.
+    #[serde(default)]
+    pub(crate) fence: Epoch,
     pub(crate) hosting: Hosting,
     /// An operator chose the place; the scheduler does not move it for the sake of balance.
     #[serde(default)]
@@ -111,6 +125,9 @@ pub(crate) enum Hosting {
         /// The owner has said that it serves this epoch.
         active: bool,
         moving: Option<Move>,
+        /// What the owner must have before it may serve, until it does.
+        #[serde(default)]
+        seal: Option<Seal>,
     },
     /// Each of these.
     Replicated { hosts: BTreeSet<NodeId> },
@@ -127,6 +144,29 @@ pub(crate) struct Move {
     /// An operator asked for it.
     #[serde(default)]
     pub(crate) chosen: bool,
+    /// When it began, and who asked for it.
+    #[serde(default)]
+    pub(crate) at: Timestamp,
+    #[serde(default)]
+    pub(crate) by: String,
+}
+
+/// The state that a part was handed over with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    pub(crate) sealed: Sealed,
+    /// Who handed it over, and keeps it until the new owner serves.
+    pub(crate) from: Incarnation,
+    /// The move that did it.
+    pub(crate) of: u64,
+}
+
+/// A state of a module that no call changes any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// BLAKE3 over all that was transferred, in hexadecimal.
+    pub(crate) digest: String,
+    pub(crate) bytes: u64,
 }
 
 /// A version of the spec.
@@ -177,8 +217,10 @@ pub(crate) enum Command {
     Leave(Incarnation),
     /// A node that is gone will not come back.
     Forget(NodeId),
-    /// Whether a node may get something new.
+    /// Whether a node may get something new. Where it may, it is not drained either.
     Cordon { node: NodeId, cordoned: bool },
+    /// A node is to give away all that others can host, and get nothing new.
+    Drain { node: NodeId, why: String },
     /// How many members should vote: 1, 3 or 5; 0 leaves it to the cluster.
     SetVoters { count: u32 },
     /// A new version of the spec, in place of version `expect`.
@@ -204,7 +246,13 @@ pub(crate) enum PartChange {
     /// The target has an instance.
     Prepared,
     /// This is the move: the owner, which has closed its gate, gives the part to the target.
-    Handover,
+    Handover {
+        /// The state that the target has taken, where the module's state travels.
+        sealed: Option<Sealed>,
+        /// For how long calls have waited so far, in microseconds.
+        #[serde(default)]
+        waited_us: u64,
+    },
     /// The owner serves.
     Activated,
 }
@@ -306,12 +354,20 @@ impl State {
                 Ok(told_of_node("node-forgotten", node, format!("{node} was forgotten")))
             }
             Command::Cordon { node, cordoned } => {
-                self.node(node)?.cordoned = *cordoned;
+                let record = self.node(node)?;
+                record.cordoned = *cordoned;
+                record.draining &= *cordoned;
                 let (kind, text) = match cordoned {
                     true => ("node-cordoned", format!("{node} gets nothing new")),
                     false => ("node-uncordoned", format!("{node} may get modules again")),
                 };
                 Ok(told_of_node(kind, node, text))
+            }
+            Command::Drain { node, why } => {
+                let record = self.node(node)?;
+                (record.cordoned, record.draining) = (true, true);
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                Ok(told_of_node("node-drained", node, format!("{node} is to give away what it hosts{why}")))
             }
             Command::SetVoters { count } => {
                 if ![0, 1, 3, 5].contains(count) {
@@ -343,7 +399,7 @@ impl State {
                     return Err(Refused::PartChanged { module: module.clone(), expected: *expect, current });
                 }
                 let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-                let (kind, node, text) = self.change_part(index, module, change)?;
+                let (kind, node, text) = self.change_part(index, proposal, module, change)?;
                 Ok((kind, Some(module.clone()), node, format!("{text}{why}")))
             }
         }
@@ -365,7 +421,7 @@ impl State {
                 }
                 return Err(Refused::Superseded { node: node.clone(), known, seen });
             }
-            record.cordoned = known.cordoned;
+            (record.cordoned, record.draining) = (known.cordoned, known.draining);
             if known.marker == record.marker {
                 record.marker_since = known.marker_since;
             }
@@ -392,23 +448,31 @@ impl State {
         }
     }
 
-    fn change_part(&mut self, index: u64, module: &ModuleName, change: &PartChange) -> Result<ToldOfPart, Refused> {
+    fn change_part(
+        &mut self,
+        index: u64,
+        proposal: &Proposal,
+        module: &ModuleName,
+        change: &PartChange,
+    ) -> Result<ToldOfPart, Refused> {
         let phase = |problem: &str| Refused::Phase { module: module.clone(), problem: problem.to_owned() };
-        let part = self.parts.get(module);
-        let (epoch, chosen) = part.map_or((Epoch::default(), false), |part| (part.epoch, part.chosen));
-        let put = |state: &mut Self, epoch, chosen, hosting| {
-            state.parts.insert(module.clone(), Part { version: index, epoch, hosting, chosen });
-        };
+        let known = self.parts.get(module).cloned();
+        let part = known.clone().unwrap_or_else(Part::unplaced);
         match change {
             PartChange::Assign(to) => {
                 self.in_force(to)?;
-                if let Some(Hosting::Replicated { hosts }) = part.map(|part| &part.hosting)
-                    && hosts.iter().any(|host| *host != to.node)
-                {
-                    return Err(phase("other nodes host it still"));
+                let mut seal = None;
+                match known.map(|part| part.hosting) {
+                    Some(Hosting::Replicated { hosts }) if hosts.iter().any(|host| *host != to.node) => {
+                        return Err(phase("other nodes host it still"));
+                    }
+                    // It has the state that it handed over still.
+                    Some(Hosting::Exclusive { seal: Some(kept), .. }) if kept.from == *to => seal = Some(kept),
+                    _ => {}
                 }
-                let hosting = Hosting::Exclusive { owner: to.clone(), active: false, moving: None };
-                put(self, epoch.next(), false, hosting);
+                let epoch = part.epoch.next();
+                let hosting = Hosting::Exclusive { owner: to.clone(), active: false, moving: None, seal };
+                self.parts.insert(module.clone(), Part { version: index, epoch, fence: epoch, hosting, chosen: false });
                 return Ok(("assigned", Some(to.node.clone()), format!("{module} is for {} to serve", to.node)));
             }
             PartChange::Replicate(hosts) => {
@@ -420,64 +484,78 @@ impl State {
                 }
                 let names: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
                 let text = format!("{module} is for {} to serve", names.join(", "));
-                put(self, epoch.next(), chosen, Hosting::Replicated { hosts: hosts.clone() });
+                let (epoch, hosting) = (part.epoch.next(), Hosting::Replicated { hosts: hosts.clone() });
+                self.parts.insert(module.clone(), Part { version: index, epoch, hosting, ..part });
                 return Ok(("replicated", None, text));
             }
             _ => {}
         }
-        let Some(Hosting::Exclusive { owner, active, moving }) = part.map(|part| part.hosting.clone()) else {
+        let Hosting::Exclusive { owner, active, moving, seal } = part.hosting.clone() else {
             return Err(phase("it is not placed on one node"));
         };
-        match (change, moving) {
+        let (kind, node, text, next) = match (change, moving) {
             (PartChange::BeginMove { .. }, Some(moving)) => {
-                Err(phase(&format!("it is on its way to {} already", moving.to.node)))
+                return Err(phase(&format!("it is on its way to {} already", moving.to.node)));
             }
             (PartChange::BeginMove { .. }, None) if !active => {
-                Err(phase(&format!("{} has not begun to serve it yet", owner.node)))
+                return Err(phase(&format!("{} has not begun to serve it yet", owner.node)));
             }
-            (PartChange::BeginMove { to, .. }, None) if *to == owner => Err(phase(&format!("it is on {}", to.node))),
-            (PartChange::BeginMove { to, chosen: by_operator }, None) => {
+            (PartChange::BeginMove { to, .. }, None) if *to == owner => {
+                return Err(phase(&format!("it is on {}", to.node)));
+            }
+            (PartChange::BeginMove { to, chosen }, None) => {
                 self.in_force(to)?;
                 let text = format!("{module} moves from {} to {}", owner.node, to.node);
-                let moving = Some(Move { id: index, to: to.clone(), prepared: false, chosen: *by_operator });
-                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving });
-                Ok(("move-begun", Some(to.node.clone()), text))
+                let (to, chosen, by) = (to.clone(), *chosen, proposal.by.clone());
+                let node = to.node.clone();
+                let moving = Some(Move { id: index, to, prepared: false, chosen, at: proposal.at, by });
+                let hosting = Hosting::Exclusive { owner, active, moving, seal };
+                ("move-begun", node, text, Part { hosting, ..part })
             }
             (PartChange::AbortMove, Some(moving)) => {
                 let text = format!("{module} stays on {}", owner.node);
-                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving: None });
-                Ok(("move-aborted", Some(moving.to.node), text))
+                let hosting = Hosting::Exclusive { owner, active, moving: None, seal };
+                ("move-aborted", moving.to.node, text, Part { hosting, ..part })
             }
             (PartChange::Prepared, Some(moving)) => {
-                let text = format!("{module} is ready on {}", moving.to.node);
-                let node = Some(moving.to.node.clone());
+                let (node, text) = (moving.to.node.clone(), format!("{module} is ready on {}", moving.to.node));
                 let moving = Some(Move { prepared: true, ..moving });
-                put(self, epoch, chosen, Hosting::Exclusive { owner, active, moving });
-                Ok(("move-prepared", node, text))
+                (
+                    "move-prepared",
+                    node,
+                    text,
+                    Part { hosting: Hosting::Exclusive { owner, active, moving, seal }, ..part },
+                )
             }
-            (PartChange::Handover, Some(moving)) => {
+            (PartChange::Handover { sealed, waited_us }, Some(moving)) => {
                 if !moving.prepared {
                     return Err(phase(&format!("{} is not ready for it", moving.to.node)));
                 }
                 self.in_force(&moving.to)?;
-                let node = Some(moving.to.node.clone());
-                let text = format!("{module} is {}'s from now on, at epoch {}", moving.to.node, epoch.next());
-                let hosting = Hosting::Exclusive { owner: moving.to, active: false, moving: None };
-                put(self, epoch.next(), moving.chosen, hosting);
-                Ok(("moved", node, text))
+                let (node, epoch) = (moving.to.node.clone(), part.epoch.next());
+                let mut text = format!("{module} is {node}'s from now on, at epoch {epoch}");
+                if let Some(sealed) = sealed {
+                    let (size, waited) = (ByteSize(sealed.bytes).display().iec(), Duration::from_micros(*waited_us));
+                    text = format!("{text}, with {size} of state; calls wait for {waited:.1?} so far");
+                }
+                let seal = sealed.clone().map(|sealed| Seal { sealed, from: owner, of: moving.id });
+                let hosting = Hosting::Exclusive { owner: moving.to, active: false, moving: None, seal };
+                ("moved", node, text, Part { epoch, hosting, chosen: moving.chosen, ..part })
             }
-            (PartChange::AbortMove | PartChange::Prepared | PartChange::Handover, None) => {
-                Err(phase("no move is under way"))
+            (PartChange::AbortMove | PartChange::Prepared | PartChange::Handover { .. }, None) => {
+                return Err(phase("no move is under way"));
             }
             (PartChange::Activated, moving) => {
                 let (node, text) = (owner.node.clone(), format!("{} serves {module}", owner.node));
-                put(self, epoch, chosen, Hosting::Exclusive { owner, active: true, moving });
-                Ok(("activated", Some(node), text))
+                let hosting = Hosting::Exclusive { owner, active: true, moving, seal: None };
+                ("activated", node, text, Part { hosting, ..part })
             }
             (PartChange::Assign(_) | PartChange::Replicate(_), _) => {
                 unreachable!("these are answered above")
             }
-        }
+        };
+        self.parts.insert(module.clone(), Part { version: index, ..next });
+        Ok((kind, Some(node), text))
     }
 }
 
@@ -494,6 +572,12 @@ fn superseded(incarnation: &Incarnation, known: u64) -> Refused {
 }
 
 impl Part {
+    /// One that nobody has ever hosted.
+    fn unplaced() -> Self {
+        let hosting = Hosting::Replicated { hosts: BTreeSet::new() };
+        Self { version: 0, epoch: Epoch::default(), fence: Epoch::default(), hosting, chosen: false }
+    }
+
     /// Who serves it, or will.
     pub(crate) fn hosts(&self) -> Vec<&NodeId> {
         match &self.hosting {
@@ -512,6 +596,14 @@ impl Part {
         self.hosts().contains(&node) || self.moving().is_some_and(|moving| moving.to.node == *node)
     }
 
+    /// The state that its owner must have, and who has it too.
+    pub(crate) fn seal(&self) -> Option<&Seal> {
+        match &self.hosting {
+            Hosting::Exclusive { seal, .. } => seal.as_ref(),
+            Hosting::Replicated { .. } => None,
+        }
+    }
+
     pub(crate) fn moving(&self) -> Option<&Move> {
         match &self.hosting {
             Hosting::Exclusive { moving, .. } => moving.as_ref(),
@@ -528,7 +620,7 @@ impl fmt::Display for PartChange {
             Self::BeginMove { to, .. } => write!(f, "begin a move to {to}"),
             Self::AbortMove => f.write_str("abort the move"),
             Self::Prepared => f.write_str("prepared"),
-            Self::Handover => f.write_str("hand over"),
+            Self::Handover { .. } => f.write_str("hand over"),
             Self::Activated => f.write_str("activated"),
         }
     }

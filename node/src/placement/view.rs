@@ -127,11 +127,14 @@ pub(crate) fn foresee(
     (foreseen, rest)
 }
 
+/// What becomes of the state makes no difference to where things are.
+const HANDOVER: PartChange = PartChange::Handover { sealed: None, waited_us: 0 };
+
 /// Makes a change, and what follows from it.
 fn play(state: &mut State, module: ModuleName, change: PartChange) {
     let follow: &[PartChange] = match &change {
         PartChange::Assign(_) => &[PartChange::Activated],
-        PartChange::BeginMove { .. } => &[PartChange::Prepared, PartChange::Handover, PartChange::Activated],
+        PartChange::BeginMove { .. } => &[PartChange::Prepared, HANDOVER, PartChange::Activated],
         _ => &[],
     };
     for change in std::iter::once(change).chain(follow.iter().cloned()) {

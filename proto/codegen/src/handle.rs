@@ -4,6 +4,7 @@
 //! comments is taken from there. So every setting of tonic's and prost's holds for handles too, and nothing here
 //! repeats their naming rules.
 
+use heck::ToSnakeCase as _;
 use prost_build::{Service, ServiceGenerator};
 use quote::{format_ident, quote};
 use syn::{
@@ -11,6 +12,8 @@ use syn::{
     PathArguments, ReturnType, Stmt, TraitItem, TraitItemFn, TraitItemType, Type, TypeParamBound, parse_quote,
     visit::Visit,
 };
+
+use crate::options::{MethodOptions, Options, Place, Resume};
 
 /// The name of the handle of a service.
 pub(crate) fn name(service: &str) -> String {
@@ -25,11 +28,12 @@ pub(crate) fn descriptors_file(package: &str) -> String {
 /// tonic's generator, with a handle added for each service.
 pub(crate) struct Generator {
     tonic: Box<dyn ServiceGenerator>,
+    options: Options,
 }
 
 impl Generator {
-    pub(crate) fn around(tonic: Box<dyn ServiceGenerator>) -> Self {
-        Self { tonic }
+    pub(crate) fn around(tonic: Box<dyn ServiceGenerator>, options: Options) -> Self {
+        Self { tonic, options }
     }
 }
 
@@ -38,7 +42,7 @@ impl ServiceGenerator for Generator {
         let mut text = String::new();
         self.tonic.generate(service.clone(), &mut text);
         let mut file = syn::parse_file(&text).expect("tonic generates Rust");
-        add_handle(&mut file, &service);
+        add_handle(&mut file, &service, &self.options);
         buf.push_str(&prettyplease::unparse(&file));
     }
 
@@ -56,7 +60,7 @@ impl ServiceGenerator for Generator {
 /// - a module with the handle, and the handle's name at the top of the package.
 ///
 /// Leaves the code alone when the server is not built: a handle needs its trait.
-fn add_handle(file: &mut File, service: &Service) {
+fn add_handle(file: &mut File, service: &Service, options: &Options) {
     let Some(mut server) = Server::find(file, service) else { return };
     let names = Names {
         server_mod: server.module.ident.clone(),
@@ -67,7 +71,7 @@ fn add_handle(file: &mut File, service: &Service) {
         service: full_name(service),
         descriptors: descriptors_file(&service.package),
     };
-    let methods = methods(&server.service_trait(), service);
+    let methods = methods(&server.service_trait(), service, options);
     let docs = server.docs();
     let codec = server.codec();
     server.announce_when_built();
@@ -201,6 +205,7 @@ struct Method {
     ident: Ident,
     /// "/shop.v1.Cart/Add"
     path: String,
+    options: MethodOptions,
     docs: Vec<Attribute>,
     deprecated: bool,
     /// The messages, without `tonic::Request` and streams around them.
@@ -212,7 +217,7 @@ struct Method {
     takes_arc: bool,
 }
 
-fn methods(service_trait: &ItemTrait, service: &Service) -> Vec<Method> {
+fn methods(service_trait: &ItemTrait, service: &Service, options: &Options) -> Vec<Method> {
     let mut declared = service.methods.iter();
     // tonic writes the type of a method's response stream right before the method.
     let mut stream_item = None;
@@ -222,7 +227,9 @@ fn methods(service_trait: &ItemTrait, service: &Service) -> Vec<Method> {
             TraitItem::Type(stream) => stream_item = Some(item_of(stream)),
             TraitItem::Fn(function) => {
                 let proto = declared.next().expect("tonic's trait has one function a method");
-                methods.push(Method::new(function, proto, full_name(service), stream_item.take()));
+                let path = format!("/{}/{}", full_name(service), proto.proto_name);
+                let options = options.get(&path).cloned().unwrap_or_default();
+                methods.push(Method::new(function, proto, path, options, stream_item.take()));
             }
             _ => {}
         }
@@ -231,7 +238,13 @@ fn methods(service_trait: &ItemTrait, service: &Service) -> Vec<Method> {
 }
 
 impl Method {
-    fn new(function: &TraitItemFn, proto: &prost_build::Method, service: String, stream_item: Option<Type>) -> Self {
+    fn new(
+        function: &TraitItemFn,
+        proto: &prost_build::Method,
+        path: String,
+        options: MethodOptions,
+        stream_item: Option<Type>,
+    ) -> Self {
         let mut inputs = function.sig.inputs.iter();
         let takes_arc = matches!(inputs.next(), Some(FnArg::Receiver(receiver)) if receiver.colon_token.is_some());
         let Some(FnArg::Typed(request)) = inputs.next() else { panic!("a method of tonic's trait takes a request") };
@@ -240,7 +253,8 @@ impl Method {
         let response = argument(&argument(result)); // of Result<tonic::Response<_>, tonic::Status>
         Self {
             ident: function.sig.ident.clone(),
-            path: format!("/{service}/{}", proto.proto_name),
+            path,
+            options,
             docs: documentation(&function.attrs),
             deprecated: proto.options.deprecated(),
             request: if proto.client_streaming { argument(&request) } else { request },
@@ -338,7 +352,7 @@ fn local_signature(method: &Method) -> proc_macro2::TokenStream {
 }
 
 fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: Option<&Expr>) -> ItemMod {
-    let Names { handle_mod, handle, service, server_mod, server, .. } = names;
+    let Names { handle_mod, handle, service, server_mod, server, descriptors, .. } = names;
     let summary = format!(
         " Calls `{service}` wherever its module lives: directly when it is in this process, by gRPC when it is not. \
          Cheap to clone."
@@ -346,10 +360,14 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
     let local_docs = format!(" What a [`{server}`](super::{server_mod}::{server}) looks like from within its process.");
     let signatures = methods.iter().map(local_signature);
     let functions = methods.iter().map(|method| handle_function(method, codec));
+    // A node may have a handle on a service that it has not heard of yet.
+    let described = methods.iter().any(|method| method.options.retried).then(|| {
+        quote! { let route = route.described(#service, include_bytes!(#descriptors)); }
+    });
     parse_quote! {
         /// Generated handle.
         pub mod #handle_mod {
-            #![allow(unused_variables, dead_code, missing_docs, deprecated, clippy::wildcard_imports, clippy::missing_errors_doc)]
+            #![allow(unused_variables, dead_code, missing_docs, deprecated, clippy::wildcard_imports, clippy::missing_errors_doc, clippy::useless_conversion, clippy::clone_on_copy, clippy::redundant_closure)]
 
             #[doc = #local_docs]
             #[doc(hidden)]
@@ -369,6 +387,7 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
                 const SERVICE: &'static str = #service;
 
                 fn from_route(route: ::outpost::codegen::Route) -> Self {
+                    #described
                     Self { route }
                 }
             }
@@ -401,9 +420,15 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
     } else {
         quote! { #response }
     };
-    let body = match by {
+    let body = match (by, &method.options.resume) {
+        // Never directly: the table that keeps answers is on the way of the wire.
+        (None, _) if method.options.dedupe => quote! {
+            let mut request = request.into_request();
+            let call = self.route.begin(#path, &mut request)?;
+            call.unary(request, #codec).await
+        },
         // Not by a function of the route's: each that a request or response goes through copies it once more.
-        None => quote! {
+        (None, _) => quote! {
             let mut request = request.into_request();
             let call = self.route.begin(#path, &mut request)?;
             match call.local::<dyn Local>() {
@@ -411,7 +436,21 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
                 None => call.unary(request, #codec).await,
             }
         },
-        Some(by) => {
+        (Some(_), Some(resume)) => {
+            let go_on = go_on(resume);
+            quote! {
+                self.route
+                    .resumed_stream::<dyn Local, _, _, _>(
+                        #path,
+                        request.#into(),
+                        || #codec,
+                        |service, request| service.#ident(request),
+                        #go_on,
+                    )
+                    .await
+            }
+        }
+        (Some(by), None) => {
             let by = format_ident!("{by}");
             quote! {
                 self.route
@@ -429,6 +468,32 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
         ) -> ::std::result::Result<::tonic::Response<#answer>, ::tonic::Status> {
             #body
         }
+    }
+}
+
+/// What makes a request for the rest of a stream, after the last message that came.
+fn go_on(Resume { response, request }: &Resume) -> proc_macro2::TokenStream {
+    let (from, to) = (field(response), field(request));
+    let value = match (response.optional, request.optional) {
+        (true, true) => quote! { ::std::clone::Clone::clone(&last.#from).map(::std::convert::Into::into) },
+        (true, false) => {
+            quote! { ::std::convert::Into::into(::std::clone::Clone::clone(&last.#from).unwrap_or_default()) }
+        }
+        (false, true) => quote! {
+            ::std::option::Option::Some(::std::convert::Into::into(::std::clone::Clone::clone(&last.#from)))
+        },
+        (false, false) => quote! { ::std::convert::Into::into(::std::clone::Clone::clone(&last.#from)) },
+    };
+    quote! { |request, last| request.#to = #value }
+}
+
+/// The name that prost gives a field. It does not tell; this is its rule, and where it were another one the generated code
+/// would not compile.
+fn field(Place { name, .. }: &Place) -> Ident {
+    match name.to_snake_case().as_str() {
+        name @ ("self" | "super" | "crate" | "extern") => format_ident!("{name}_"),
+        // Any other name may be written like one that is a word of Rust.
+        name => format_ident!("r#{name}"),
     }
 }
 

@@ -16,8 +16,12 @@
 //! The application brings the code in as it would tonic's: `tonic::include_proto!("shop.v1")`. For each service
 //! `Cart` of the package it holds, beside `cart_client::CartClient` and `cart_server::{Cart, CartServer}`, a
 //! `CartHandle`. The machine needs no `protoc`.
+//!
+//! `import "outpost/v1/options.proto"` works without a copy of that file: it lets a method say what becomes of a call whose
+//! answer was lost.
 
 mod handle;
+mod options;
 
 use std::{
     collections::HashSet,
@@ -25,9 +29,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prost::Message as _;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use protox::file::{ChainFileResolver, GoogleFileResolver, IncludeFileResolver};
 pub use tonic_prost_build;
+
+use options::{Fault, Options};
 
 /// Compiles `.proto` files with the default settings.
 ///
@@ -103,7 +109,7 @@ impl Builder {
     /// name of a handle; [`Error::Output`] when the code can't be written.
     pub fn compile(mut self, files: &[impl AsRef<Path>]) -> Result<(), Error> {
         let includes = if self.includes.is_empty() { default_includes(files) } else { self.includes };
-        let (descriptors, sources) = parse(files, &includes)?;
+        let Parsed { mut descriptors, embedded, options, sources } = parse(files, &includes)?;
         #[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
         for source in &sources {
             println!("cargo:rerun-if-changed={}", source.display());
@@ -116,13 +122,14 @@ impl Builder {
         };
         let with_services = descriptors.file.iter().filter(|file| !file.service.is_empty());
         let packages: HashSet<&str> = with_services.map(FileDescriptorProto::package).collect();
-        let embedded = without_comments(&descriptors).encode_to_vec();
         for package in packages {
             let path = out_dir.join(handle::descriptors_file(package));
             std::fs::write(&path, &embedded).map_err(|error| Error::Output { path, error })?;
         }
 
-        let generator = handle::Generator::around(self.tonic.clone().service_generator());
+        // Of use to this crate only; nobody's message is made of it.
+        descriptors.file.retain(|file| file.name() != options::FILE);
+        let generator = handle::Generator::around(self.tonic.clone().service_generator(), options);
         self.prost.service_generator(Box::new(generator));
         // With neither side built, tonic leaves the generator alone that it would otherwise replace.
         self.tonic
@@ -187,22 +194,59 @@ fn default_includes(files: &[impl AsRef<Path>]) -> Vec<PathBuf> {
     folders
 }
 
-/// The descriptors of the files and all they import, with comments, and the paths that were read.
-fn parse(files: &[impl AsRef<Path>], includes: &[PathBuf]) -> Result<(FileDescriptorSet, Vec<PathBuf>), Error> {
-    let located = |error: protox::Error| Error::Proto(located(&error, includes));
-    let mut compiler = protox::Compiler::new(includes).map_err(located)?;
-    compiler.include_source_info(true).include_imports(true);
-    compiler.open_files(files).map_err(located)?;
-    let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
-    Ok((compiler.file_descriptor_set(), sources))
+/// The files and all they import.
+struct Parsed {
+    /// With comments, and without the options that are not protobuf's own.
+    descriptors: FileDescriptorSet,
+    /// What a node knows the services by. Comments are most of a descriptor's size, and neither reflection nor a
+    /// compatibility check reads them; options are read by nodes.
+    embedded: Vec<u8>,
+    options: Options,
+    /// The paths that were read.
+    sources: Vec<PathBuf>,
 }
 
-/// `shop/v1/cart.proto:3:9: ...` with the file's path as the build script sees it, so that an editor can open it.
+fn parse(files: &[impl AsRef<Path>], includes: &[PathBuf]) -> Result<Parsed, Error> {
+    let mut resolver = ChainFileResolver::new();
+    // First, so that a copy for other compilers, which may be older, is not read.
+    resolver.add(options::Resolver);
+    includes.iter().for_each(|include| resolver.add(IncludeFileResolver::new(include.clone())));
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(files).map_err(|error| Error::Proto(located(&error, includes)))?;
+    let options = options::read(&compiler.descriptor_pool()).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(|fault| told(fault, includes)).collect();
+        Error::Proto(lines.join("\n"))
+    })?;
+    Ok(Parsed {
+        descriptors: compiler.file_descriptor_set(),
+        sources: compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect(),
+        embedded: compiler.include_source_info(false).encode_file_descriptor_set(),
+        options,
+    })
+}
+
+/// A fault with its place, as the compiler tells its own.
+fn told(Fault { file, at, problem }: &Fault, includes: &[PathBuf]) -> String {
+    let path = path_of(file, includes).map_or_else(|| file.clone(), |path| path.display().to_string());
+    match at {
+        Some((line, column)) => format!("{path}:{line}:{column}: {problem}"),
+        None => format!("{path}: {problem}"),
+    }
+}
+
+/// A file's path as the build script sees it, so that an editor can open it.
+fn path_of(file: &str, includes: &[PathBuf]) -> Option<PathBuf> {
+    includes.iter().map(|include| include.join(file)).find(|path| path.exists())
+}
+
+/// `shop/v1/cart.proto:3:9: ...` with the file's path.
 fn located(error: &protox::Error, includes: &[PathBuf]) -> String {
     // protox's `Debug` is the text with file, line and column; its `Display` has no place.
     let text = format!("{error:?}");
     let Some(file) = error.file() else { return text };
-    let path = includes.iter().map(|include| include.join(file)).find(|path| path.exists());
+    let path = path_of(file, includes);
     match (text.strip_prefix(file), path) {
         (Some(rest), Some(path)) => format!("{}{rest}", path.display()),
         (Some(_), None) => text,
@@ -231,15 +275,6 @@ fn handle_names_are_free(descriptors: &FileDescriptorSet) -> Result<(), Error> {
     Ok(())
 }
 
-/// Comments are most of a descriptor's size, and neither reflection nor a compatibility check reads them.
-fn without_comments(descriptors: &FileDescriptorSet) -> FileDescriptorSet {
-    let mut stripped = descriptors.clone();
-    for file in &mut stripped.file {
-        file.source_code_info = None;
-    }
-    stripped
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -255,7 +290,7 @@ mod tests {
         let includes = [folder.path().to_owned()];
         let error = match parse(&[&file], &includes) {
             Err(error) => error,
-            Ok((descriptors, _)) => handle_names_are_free(&descriptors).unwrap_err(),
+            Ok(parsed) => handle_names_are_free(&parsed.descriptors).unwrap_err(),
         };
         // The `Debug` is what cargo shows of a failed build script.
         format!("{error:?}").replace(&*folder.path().to_string_lossy(), "DIR")
@@ -287,6 +322,78 @@ mod tests {
             "shop/cart.proto: `CartHandle` has the name of the handle of service `Cart`; \
              rename one of them, or compile them as two packages"
         );
+    }
+
+    /// What one method with options says, in line 8 of its file.
+    fn error_of_method(method: &str) -> String {
+        error_of(&format!(
+            "syntax = \"proto3\";\npackage shop;\nimport \"outpost/v1/options.proto\";\n\
+             message Ask {{ uint64 after = 1; repeated uint64 all = 2; oneof a {{ uint64 one = 3; }} string name = 4; }}\n\
+             message Event {{ uint64 sequence = 1; Ask ask = 2; bool flag = 3; bytes raw = 4; }}\n\n\
+             service Cart {{\n{method}\n}}\n"
+        ))
+    }
+
+    fn error_of_resume(response: &str, request: &str) -> String {
+        error_of_method(&format!(
+            "rpc Watch(Ask) returns (stream Event) {{\n  option (outpost.v1.resume) = {{ {response} {request} }};\n}}"
+        ))
+    }
+
+    #[test]
+    fn answers_of_streams_can_not_be_kept() {
+        for kind in ["stream Ask) returns (Event", "Ask) returns (stream Event", "stream Ask) returns (stream Event"] {
+            let text = error_of_method(&format!("rpc Add({kind}) {{\n  option (outpost.v1.delivery) = DEDUPE;\n}}"));
+            assert!(text.starts_with("DIR/shop/cart.proto:9:3: method `Add` streams"), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_stream_of_responses_to_one_request_is_resumed() {
+        for kind in ["Ask) returns (Event", "stream Ask) returns (Event", "stream Ask) returns (stream Event"] {
+            let option = "option (outpost.v1.resume) = { response_field: \"sequence\" request_field: \"after\" };";
+            let text = error_of_method(&format!("rpc Add({kind}) {{\n  {option}\n}}"));
+            assert!(text.starts_with("DIR/shop/cart.proto:9:3: method `Add` can't be resumed"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_resume_are_there_and_fit() {
+        let (sequence, after) = ("response_field: \"sequence\"", "request_field: \"after\"");
+        for (response, request, problem) in [
+            (
+                "response_field: \"sequel\"",
+                after,
+                "message `shop.Event` has no field `sequel`; it has `sequence`, `ask`",
+            ),
+            (sequence, "request_field: \"before\"", "message `shop.Ask` has no field `before`; it has `after`"),
+            ("", after, "`response_field` is missing: name a field of message `shop.Event`"),
+            (sequence, "", "`request_field` is missing: name a field of message `shop.Ask`"),
+            (sequence, "request_field: \"name\"", "`shop.Event.sequence` is uint64 and `shop.Ask.name` is string"),
+            (sequence, "request_field: \"all\"", "`shop.Ask.all` can't tell a place in a stream"),
+            (sequence, "request_field: \"one\"", "`shop.Ask.one` can't tell a place in a stream"),
+            ("response_field: \"ask\"", after, "`shop.Event.ask` can't tell a place in a stream"),
+            ("response_field: \"flag\"", after, "`shop.Event.flag` can't tell a place in a stream"),
+        ] {
+            let text = error_of_resume(response, request);
+            assert!(text.starts_with("DIR/shop/cart.proto:9:3: ") && text.contains(problem), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_option_that_makes_no_sense_is_told() {
+        let text = error_of_method(
+            "rpc A(Ask) returns (stream Event) {\n  option (outpost.v1.delivery) = DEDUPE;\n}\n\
+             rpc B(Ask) returns (Event) {\n  option (outpost.v1.resume) = {};\n}",
+        );
+        let places: Vec<_> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        assert_eq!(places, ["DIR/shop/cart.proto:9:3", "DIR/shop/cart.proto:12:3"], "{text}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_delivery_has_its_place() {
+        let text = error_of_method("rpc Add(Ask) returns (Event) {\n  option (outpost.v1.delivery) = TWICE;\n}");
+        assert!(text.starts_with("DIR/shop/cart.proto:9:") && text.contains("TWICE"), "{text}");
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! cargo bench -p outpost-tests --bench cluster                # all of it, in a few minutes
-//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: hop, move, new, crash, idle, many
+//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: hop, move, state, drain, new, crash, idle, many
 //! cargo bench -p outpost-tests --bench cluster -- many 300    # 100 nodes in one process, then 300
 //! ```
 //!
 //! Prints Markdown, and with `--json FILE` keeps the same for machines. `--rounds N` sets the number of interleaved
 //! rounds (default 5), `--seconds N` how long each round of `hop` calls (default 1), `--connections N` how many
-//! connections its client has (default 4).
+//! connections its client has (default 4), `--moves N` how often a module with state moves (default 50).
 
 #![expect(clippy::print_stdout, reason = "what a benchmark prints is its product")]
 
@@ -22,6 +22,7 @@ mod new;
 mod nodes;
 mod proxies;
 mod report;
+mod state;
 
 use std::{env, fs, path::PathBuf, str::FromStr, time::Duration};
 
@@ -38,13 +39,15 @@ struct Plan {
     rounds: usize,
     time: Duration,
     connections: usize,
+    /// Of a module with state, in a row.
+    moves: usize,
 }
 
 fn main() {
     let mut parts = Vec::new();
     let mut sizes = vec![100];
     let mut json = None;
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4 };
+    let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50 };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -53,9 +56,10 @@ fn main() {
             "--rounds" => plan.rounds = number(words.next()),
             "--seconds" => plan.time = Duration::from_secs(number(words.next())),
             "--connections" => plan.connections = number(words.next()),
-            "hop" | "move" | "new" | "crash" | "idle" | "many" => parts.push(word),
+            "hop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => parts.push(word),
+            "--moves" => plan.moves = number(words.next()),
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
-            _ => panic!("`{word}` is no part of this: hop, move, new, crash, idle, many"),
+            _ => panic!("`{word}` is no part of this: hop, move, state, drain, new, crash, idle, many"),
         }
     }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
@@ -69,6 +73,12 @@ fn main() {
     }
     if wanted("move") {
         moves::run(&mut report);
+    }
+    if wanted("state") {
+        state::run(&plan, &mut report);
+    }
+    if wanted("drain") {
+        state::drain(&plan, &mut report);
     }
     if wanted("new") {
         new::run(&plan, &mut report);

@@ -1,9 +1,14 @@
-//! The benchmarks' application: one module that answers with what it is sent, and with the id of its process.
+//! The benchmarks' application: a module that answers with what it is sent, and with the id of its process; and one with a
+//! state that can be made large.
 
 use std::process::ExitCode;
 
-use outpost_tests::measure::{Echo, echo_app};
+use outpost_tests::{
+    measure::{Echo, echo_app},
+    store::{PreCopied, store},
+};
 
 fn main() -> ExitCode {
-    echo_app(Echo { number: i64::from(std::process::id()) }).main()
+    let echo = echo_app(Echo { number: i64::from(std::process::id()) });
+    echo.with(store::<PreCopied>("echo")).main()
 }

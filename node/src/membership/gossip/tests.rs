@@ -97,7 +97,7 @@ async fn five_nodes_that_start_at_once_see_each_other() {
 async fn what_a_node_says_reaches_the_others() {
     let nodes = nodes(3).await;
     let speaker = &nodes[2].0;
-    let hosted = Hosted { epoch: Epoch(7), state: Instance::Serving, error: None };
+    let hosted = Hosted { epoch: Epoch(7), state: Instance::Serving, error: None, bytes: 0 };
     let many: BTreeMap<_, _> =
         (0..300).map(|i| (ModuleName::parse(&format!("module-{i}")).unwrap(), hosted.clone())).collect();
     let few: BTreeMap<_, _> = many.iter().take(1).map(|(name, hosted)| (name.clone(), hosted.clone())).collect();

@@ -118,19 +118,19 @@ impl Check<'_> {
     }
 
     fn kind(&mut self, section: &str, rules: &Rules, declared: &Declared) {
-        if declared.stateful && rules.kind == Some(KindName::Replicated) {
+        if declared.state.is_some() && rules.kind == Some(KindName::Replicated) {
             let problem = "the module declares state, which a second host would not see; let `kind` be \"exclusive\"";
             self.fault(&format!("{section}.kind"), problem);
         }
         let asked = rules.kind.or(self.document.spec.default.kind);
         let exclusive = match asked {
-            Some(kind) => kind == KindName::Exclusive || declared.stateful,
-            None => declared.kind == Kind::Exclusive || declared.stateful,
+            Some(kind) => kind == KindName::Exclusive || declared.state.is_some(),
+            None => declared.kind == Kind::Exclusive || declared.state.is_some(),
         };
         // One that says itself that it is exclusive was refused when it was read.
         if exclusive && rules.replicas.is_some() && rules.kind.is_none() {
             let from = if asked.is_some() { "the default says so" } else { "its registration says so" };
-            let remedy = if declared.stateful {
+            let remedy = if declared.state.is_some() {
                 "delete `replicas`"
             } else {
                 "add `kind = \"replicated\"`, or delete `replicas`"

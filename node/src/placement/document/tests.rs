@@ -5,7 +5,7 @@ use crate::{
     id::{Incarnation, ModuleName, NodeId, Timestamp},
     placement::{
         scheduler::{Facts, Limits, NodeFacts, Standing},
-        spec::{Count, Kind, KindName, Pin, Rules},
+        spec::{Count, Kind, KindName, Pin, Rules, StateClass},
         state::Declared,
     },
 };
@@ -292,7 +292,8 @@ impl Cluster {
             node("node-3", "b", &["cart", "checkout", "ledger", "payment"]),
         ];
         let declared = modules.iter().map(|name| {
-            let declared = Declared { kind: Kind::Exclusive, stateful: *name == "ledger", services: Vec::new() };
+            let state = if *name == "ledger" { StateClass::Fixed } else { StateClass::None };
+            let declared = Declared { kind: Kind::Exclusive, state, services: Vec::new() };
             (module(name), declared)
         });
         Self { nodes: nodes.into(), declared: declared.collect() }
@@ -307,7 +308,7 @@ impl Cluster {
             parts: &BTreeMap::new(),
             ended: std::collections::BTreeSet::<Incarnation>::new(),
             applied_by_all: 0,
-            limits: Limits { max_rebalancing: 1 },
+            limits: Limits { max_rebalancing: 1, max_moves: 32 },
         };
         told(&check(&read(text), &facts))
     }
@@ -497,7 +498,7 @@ fn faults_of_a_spec_without_a_text_have_no_line() {
         parts: &BTreeMap::new(),
         ended: std::collections::BTreeSet::new(),
         applied_by_all: 0,
-        limits: Limits { max_rebalancing: 1 },
+        limits: Limits { max_rebalancing: 1, max_moves: 32 },
     };
     let fault = "the placement: module.carts: no program in the cluster has a module `carts`; did you mean `cart`?";
     assert_eq!(told(&check(&document, &facts)), [fault]);

@@ -39,10 +39,13 @@ use super::{Shared, store::Peer};
 use crate::{
     id::{Incarnation, NodeId, RaftId},
     membership::Lifecycle,
+    placement::state::{Hosting, Part},
 };
 
 /// By how many entries a learner may be behind when it begins to vote.
 const CLOSE: u64 = 16;
+/// A node that goes keeps its vote for so long, for its modules to go first; and on, while one is on its way.
+const EMPTIED: Duration = Duration::from_secs(2);
 
 /// What the leader sees.
 #[derive(Debug, Clone, Default)]
@@ -190,6 +193,7 @@ fn next(facts: &Facts) -> Option<Step> {
 struct Since {
     ready: BTreeMap<RaftId, Instant>,
     gone: BTreeMap<RaftId, Instant>,
+    going: BTreeMap<RaftId, Instant>,
 }
 
 /// How long a fact has held, now that it does or does not.
@@ -228,6 +232,14 @@ fn look(shared: &Shared, since: &mut Since, now: Instant) -> Facts {
         };
         let ready = held(&mut since.ready, raft_id, alive && lifecycle == Lifecycle::Ready, now);
         let gone = held(&mut since.gone, raft_id, !alive, now);
+        // Its modules go first: while nobody leads, their callers would wait.
+        let goes = matches!(lifecycle, Lifecycle::Draining | Lifecycle::Leaving) && alive;
+        let going = held(&mut since.going, raft_id, goes, now);
+        let owned = || {
+            let owned = |part: &&Part| matches!(&part.hosting, Hosting::Exclusive { owner, .. } if Some(&owner.node) == node.as_ref());
+            state.parts.values().filter(owned)
+        };
+        let (hosts, moves) = (owned().next().is_some(), owned().any(|part| part.moving().is_some()));
         let fit = persistent && !retired && member.as_ref().is_some_and(|member| member.cluster == cluster);
         let renews = node.as_ref().zip(record).is_some_and(|(node, record)| {
             let incarnation = Incarnation { node: node.clone(), generation: record.generation };
@@ -242,7 +254,7 @@ fn look(shared: &Shared, since: &mut Since, now: Instant) -> Facts {
             alive,
             spare: fit && ready.is_some_and(|ready| ready >= shared.timing.settled),
             soon: fit && ready.is_some(),
-            going: matches!(lifecycle, Lifecycle::Draining | Lifecycle::Leaving) && alive,
+            going: going.is_some_and(|going| going >= EMPTIED || !hosts) && !moves,
             // One that has said that it goes is not waited for: the next one may go soon, and a majority with it.
             dead: gone.is_some_and(|gone| gone >= shared.timing.dead_after || record.is_some_and(|record| record.left))
                 && !renews,
@@ -254,6 +266,7 @@ fn look(shared: &Shared, since: &mut Since, now: Instant) -> Facts {
     }
     since.ready.retain(|raft_id, _| nodes.contains_key(raft_id));
     since.gone.retain(|raft_id, _| nodes.contains_key(raft_id));
+    since.going.retain(|raft_id, _| nodes.contains_key(raft_id));
     Facts {
         me: shared.me(),
         set: state.voters_set,

@@ -15,6 +15,8 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use crate::id::Incarnation;
+#[cfg(feature = "simulation")]
+use crate::simulation;
 
 /// The leader's table.
 #[derive(Debug)]
@@ -84,12 +86,21 @@ impl Leases {
     pub(crate) fn expired(&self, now: Instant, incarnation: &Incarnation) -> bool {
         let Some((_, since)) = self.leads else { return false };
         let heard = self.nodes.get(incarnation).map_or(since, |seen| seen.at.max(since));
-        now.saturating_duration_since(heard) >= self.lease
+        now.saturating_duration_since(heard) >= self.waited_for()
+    }
+
+    /// How long nobody takes over from a node that is silent.
+    fn waited_for(&self) -> Duration {
+        #[cfg(feature = "simulation")]
+        if simulation::is_broken(simulation::Rule::TakeOverWaitsForTheLease) {
+            return self.lease / 4;
+        }
+        self.lease
     }
 
     /// Whether a node asked within the last lease.
     pub(crate) fn renewing(&self, now: Instant, incarnation: &Incarnation) -> bool {
-        self.nodes.get(incarnation).is_some_and(|seen| now.saturating_duration_since(seen.at) < self.lease)
+        self.nodes.get(incarnation).is_some_and(|seen| now.saturating_duration_since(seen.at) < self.waited_for())
     }
 
     /// Begins to take over from a node whose lease has ended: it gets no grant until [`Leases::release`]. Returns the

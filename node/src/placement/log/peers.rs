@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     id::{NodeId, RaftId},
     membership::{Member, Members},
+    net,
 };
 
 /// The largest message. A snapshot comes in parts; a whole state for a watcher does not.
@@ -69,12 +70,12 @@ impl Peers {
         let members = self.members.borrow().clone();
         channels.retain(|known, _| members.values().any(|member| member.address == *known));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a good URI");
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(self.connect_within)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = net::connect_lazily(&endpoint);
         channels.insert(address, channel.clone());
         channel
     }

@@ -29,9 +29,15 @@ use openraft::{
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 
+#[cfg(not(feature = "simulation"))]
+use openraft::TokioRuntime as Runtime;
+
+#[cfg(feature = "simulation")]
+use super::runtime::Runtime;
 use crate::{
+    disk,
     id::{NodeId, RaftId},
     placement::state::{Outcome, Proposal, State},
 };
@@ -39,7 +45,7 @@ use crate::{
 /// The file in the data directory.
 const FILE: &str = "placement.redb";
 /// The layout of the file and of snapshots.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Entries by index, as JSON.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 /// Everything else by name, as JSON.
@@ -58,6 +64,7 @@ openraft::declare_raft_types!(
         NodeId = RaftId,
         Node = Peer,
         SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = Runtime,
 );
 
 /// What an entry holds.
@@ -244,7 +251,7 @@ impl Store {
     /// Lets go of the file, once what is being read and written is done. Nothing can be read or written any more.
     pub(crate) async fn close(&self) {
         let file = self.file.clone();
-        let closing = spawn_blocking(move || {
+        let closing = disk::blocking(move || {
             let database = file.database.write().unwrap_or_else(PoisonError::into_inner).take();
             drop(database);
         });
@@ -259,7 +266,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let file = self.file.clone();
         let place = self.file.place.clone();
-        spawn_blocking(move || work(&file))
+        disk::blocking(move || work(&file))
             .await
             .unwrap_or_else(|error| Err(StoreError::Io { place, problem: error.to_string() }))
     }

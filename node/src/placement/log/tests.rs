@@ -229,6 +229,7 @@ impl Running {
             version: "1".to_owned(),
             modules: BTreeMap::new(),
             cordoned: false,
+            draining: false,
             left: false,
         }
     }
@@ -274,7 +275,7 @@ async fn one_node_works_at_once() {
     let node = Setup::new("a", 11).start(&gossip).await;
     node.register(1).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
-    assert!(!node.state().cluster.is_empty());
+    wait("the cluster is founded", &[&node], || !node.state().cluster.is_empty()).await;
     assert!(node.state().nodes.contains_key(&node.node));
     wait("it leads", &[&node], || node.leadership().is_me).await;
     assert_eq!(node.leadership().role, Role::Leader);

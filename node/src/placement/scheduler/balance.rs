@@ -49,11 +49,11 @@ pub(super) fn balance(survey: &Survey<'_>, targets: &Targets<'_>, plan: &mut Pla
 /// The node that a part could be moved from, if nothing but its load counts.
 fn movable_from<'a>(survey: &Survey<'a>, targets: &Targets<'_>, module: &ModuleName) -> Option<&'a NodeId> {
     let part = survey.part(module)?;
-    let Part { hosting: Hosting::Exclusive { owner, active: true, moving: None }, chosen: false, .. } = part else {
+    let Part { hosting: Hosting::Exclusive { owner, active: true, moving: None, .. }, chosen: false, .. } = part else {
         return None;
     };
     let rules = survey.rules.get(module)?;
-    let free = !survey.stateful(module) && rules.pin.is_none() && !survey.is_tied(module);
+    let free = !survey.state(module).is_some() && rules.pin.is_none() && !survey.is_tied(module);
     let settled = survey.exclusive(module) && targets.has(module, &owner.node) && !targets.is_homeless(module);
     (free && settled && survey.facts.runs(owner)).then_some(&owner.node)
 }

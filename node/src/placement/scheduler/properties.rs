@@ -14,7 +14,7 @@ use crate::{
     id::{ModuleName, NodeId},
     placement::{
         document::{Document, check},
-        spec::{Count, Kind, KindName, Origin, Pin, Rules, Spec},
+        spec::{Count, Kind, KindName, Origin, Pin, Rules, Spec, StateClass},
         state::{Declared, Hosting, Part, PartChange},
     },
 };
@@ -154,7 +154,7 @@ impl World {
             Happening::Move(of, index) if known(self, index) => {
                 let to = self.incarnation(NODES[*index]);
                 let part = self.state.parts.get(&module(MODULES[*of])).map(|part| part.hosting.clone());
-                if let Some(Hosting::Exclusive { owner, active: true, moving: None }) = part
+                if let Some(Hosting::Exclusive { owner, active: true, moving: None, .. }) = part
                     && owner != to
                 {
                     self.part(MODULES[*of], PartChange::BeginMove { to, chosen: true });
@@ -196,7 +196,7 @@ fn keeps_its_word(world: &World, plan: &Plan) {
     assert_eq!(modules.len(), plan.changes.len(), "one change of each part");
     for planned in &plan.changes {
         let part = facts.parts.get(&planned.module);
-        let stateful = facts.declared[&planned.module].stateful;
+        let stateful = facts.declared[&planned.module].state == StateClass::Fixed;
         match &planned.change {
             PartChange::Assign(to) => {
                 may_be_assigned(&facts, part, &planned.module);
@@ -314,7 +314,7 @@ proptest! {
                 Kind::Exclusive | Kind::Replicated(Count::Exactly(_)) => {
                     let count = if let Kind::Replicated(Count::Exactly(count)) = rules.kind { usize::from(count) } else { 1 };
                     let fit = hosts.iter().filter(|host| candidates.contains(**host)).count();
-                    let stateful = facts.declared[*name].stateful && !hosts.is_empty();
+                    let stateful = facts.declared[*name].state == StateClass::Fixed && !hosts.is_empty();
                     prop_assert!(fit == count.min(candidates.len()) || stateful, "{name}: {hosts:?} of {candidates:?}");
                 }
             }

@@ -6,7 +6,7 @@ use super::{Plan, Planned, Standing, Unmet, survey::Survey, targets::Targets};
 use crate::{
     id::{Incarnation, ModuleName, NodeId},
     placement::{
-        spec::{Count, Kind},
+        spec::{Count, Kind, StateClass},
         state::{Hosting, Move, Part, PartChange},
     },
 };
@@ -89,6 +89,10 @@ impl Step<'_, '_> {
             }
             return;
         };
+        if let Some(keeper) = self.survey.keeper(self.module, part) {
+            let reason = format!("{} does not serve it, and {} has the state still", part.hosts()[0], keeper.node);
+            return self.change(PartChange::Assign(keeper.clone()), reason);
+        }
         match &part.hosting {
             Hosting::Replicated { hosts } => self.narrow(part, hosts),
             Hosting::Exclusive { owner, moving, .. }
@@ -100,7 +104,7 @@ impl Step<'_, '_> {
                 self.wait_for(owner, moving.as_ref());
             }
             Hosting::Exclusive { moving: Some(moving), .. } => self.moving(moving),
-            Hosting::Exclusive { owner, active, moving: None } => self.at_rest(owner, *active),
+            Hosting::Exclusive { owner, active, moving: None, .. } => self.at_rest(owner, *active),
         }
     }
 
@@ -187,9 +191,9 @@ impl Step<'_, '_> {
             }
             return;
         }
-        self.misplaced(if self.survey.stateful(self.module) {
+        self.misplaced(if self.survey.state(self.module) == StateClass::Fixed {
             vec![format!(
-                "it would have to leave {} ({objection}), but it declares state, which a move does not carry yet; \
+                "it would have to leave {} ({objection}), but it declares state that can't travel; \
                  move it by hand with `outpost move --lose-state`",
                 owner.node
             )]

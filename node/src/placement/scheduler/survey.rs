@@ -9,7 +9,7 @@ use super::{Facts, NodeFacts, Standing};
 use crate::{
     id::{Incarnation, ModuleName, NodeId},
     placement::{
-        spec::{Effective, Kind, Pin},
+        spec::{Effective, Kind, Pin, StateClass},
         state::{Hosting, Part},
     },
 };
@@ -113,8 +113,8 @@ impl<'a> Survey<'a> {
         self.rules.get(module).is_some_and(|rules| rules.kind == Kind::Exclusive)
     }
 
-    pub(super) fn stateful(&self, module: &ModuleName) -> bool {
-        self.facts.declared.get(module).is_some_and(|declared| declared.stateful)
+    pub(super) fn state(&self, module: &ModuleName) -> StateClass {
+        self.facts.declared.get(module).map(|declared| declared.state).unwrap_or_default()
     }
 
     pub(super) fn apart(&self, module: &ModuleName) -> impl Iterator<Item = &'a ModuleName> + '_ {
@@ -199,15 +199,29 @@ impl<'a> Survey<'a> {
         self.places.get(module).copied().unwrap_or(Place::Nowhere)
     }
 
+    /// Who has handed a part over and has its state still, where the new owner comes to nothing. Whatever else speaks
+    /// against that node: it has to give the state away before it goes.
+    pub(super) fn keeper(&self, module: &ModuleName, part: &'a Part) -> Option<&'a Incarnation> {
+        let Hosting::Exclusive { owner, seal: Some(seal), .. } = &part.hosting else { return None };
+        let failed = self.failed(module, &owner.node);
+        let serves = self.facts.runs(owner) && !failed;
+        let lost = !serves && (failed || self.facts.has_ended(owner));
+        (lost && seal.from != *owner && self.facts.runs(&seal.from)).then_some(&seal.from)
+    }
+
     fn place_of(&self, module: &ModuleName, part: &'a Part) -> Place<'a> {
         let (owner, active, moving) = match &part.hosting {
-            Hosting::Exclusive { owner, active, moving } => (owner, *active, moving.as_ref()),
+            Hosting::Exclusive { owner, active, moving, .. } => (owner, *active, moving.as_ref()),
             Hosting::Replicated { hosts } => return Place::Among(hosts),
         };
+        if let Some(keeper) = self.keeper(module, part) {
+            return Place::At(&keeper.node);
+        }
         let moving = moving.filter(|moving| self.target_is_good(module, &moving.to));
         if self.facts.runs(owner) {
             // State that was never there is not lost.
-            let settled_state = self.stateful(module) && (active || !self.failed(module, &owner.node));
+            let settled_state =
+                self.state(module) == StateClass::Fixed && (active || !self.failed(module, &owner.node));
             return match (moving, settled_state) {
                 (Some(moving), true) => Place::Fixed(&moving.to.node),
                 (Some(moving), false) => Place::At(&moving.to.node),

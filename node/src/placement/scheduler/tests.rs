@@ -3,7 +3,10 @@ use super::{
     world::{World, declared, module, node},
     *,
 };
-use crate::placement::spec::{Count, Kind};
+use crate::placement::{
+    spec::{Count, Kind},
+    state::{Command, Sealed},
+};
 
 /// A world with one module on node-1, settled, and then this placement.
 fn on_node_1(nodes: &[&str], rules: &str) -> World {
@@ -243,6 +246,87 @@ fn when_the_owner_dies_in_a_move_the_target_gets_the_part_if_it_is_ready() {
     assert_eq!(world.plan().changes[0].reason, "node-1 serves no more, and node-3 is ready for it");
 }
 
+/// A part on its way from node-1 to node-2, which was handed over with its state and has yet to serve.
+fn handed_over() -> World {
+    let mut world = World::new(&["node-1", "node-2", "node-3"], &["cart"]);
+    world.part("cart", PartChange::Assign(world.incarnation("node-1")));
+    world.part("cart", PartChange::Activated);
+    world.part("cart", PartChange::BeginMove { to: world.incarnation("node-2"), chosen: true });
+    world.part("cart", PartChange::Prepared);
+    let sealed = Some(Sealed { digest: "abc".to_owned(), bytes: 3 });
+    world.part("cart", PartChange::Handover { sealed, waited_us: 0 });
+    assert_eq!(world.changes(), Vec::<String>::new());
+    world
+}
+
+#[test]
+fn a_part_whose_new_owner_dies_before_it_serves_goes_back_to_who_has_its_state() {
+    let mut world = handed_over();
+    world.lose("node-2");
+    assert_eq!(world.changes(), ["cart: assign to node-1#1"]);
+    world.part("cart", PartChange::Assign(world.incarnation("node-1")));
+    let part = &world.state.parts[&module("cart")];
+    assert_eq!(part.seal().map(|seal| seal.sealed.digest.as_str()), Some("abc"), "it is to serve just that");
+    assert_eq!(part.fence, part.epoch, "what node-2 may answer yet does not count");
+}
+
+#[test]
+fn whoever_has_the_state_gets_the_part_back_even_while_it_goes() {
+    let mut world = handed_over();
+    world.stand("node-1", Standing::Draining);
+    world.cordon("node-1", true);
+    world.lose("node-2");
+    assert_eq!(world.changes(), ["cart: assign to node-1#1"]);
+    world.part("cart", PartChange::Assign(world.incarnation("node-1")));
+    world.part("cart", PartChange::Activated);
+    assert_eq!(world.changes(), ["cart: begin a move to node-3#1"]);
+}
+
+#[test]
+fn a_part_whose_new_owner_can_t_serve_it_goes_back_to_who_has_its_state() {
+    let mut world = handed_over();
+    world.fail("node-2", "cart");
+    assert_eq!(world.changes(), ["cart: assign to node-1#1"]);
+}
+
+#[test]
+fn a_part_whose_old_and_new_owner_died_is_taken_over_without_that_state() {
+    let mut world = handed_over();
+    world.lose("node-2");
+    world.lose("node-1");
+    assert_eq!(world.changes(), ["cart: assign to node-3#1"]);
+    world.part("cart", PartChange::Assign(world.incarnation("node-3")));
+    assert_eq!(world.state.parts[&module("cart")].seal(), None);
+}
+
+#[test]
+fn a_hand_over_does_not_fence_off_the_old_owner_s_last_answers() {
+    let world = handed_over();
+    let part = &world.state.parts[&module("cart")];
+    assert!(part.fence < part.epoch);
+}
+
+#[test]
+fn no_more_moves_are_begun_than_may_be_under_way() {
+    let modules: Vec<String> = (0..10).map(|index| format!("m{index}")).collect();
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    let mut world = World::new(&["node-1"], &modules);
+    for name in &modules {
+        world.part(name, PartChange::Assign(world.incarnation("node-1")));
+        world.part(name, PartChange::Activated);
+    }
+    world.join("node-2", &[]);
+    world.limits.max_moves = 3;
+    world.command(Command::Drain { node: node("node-1"), why: String::new() });
+    let begun = world.changes();
+    assert_eq!(begun.len(), 3, "{begun:?}");
+    world.part("m0", PartChange::BeginMove { to: world.incarnation("node-2"), chosen: false });
+    assert_eq!(world.changes().len(), 2);
+    world.cordon("node-1", false);
+    let standing = world.facts().nodes[&node("node-1")].standing;
+    assert_eq!(standing, Standing::Ready, "a node that is uncordoned is not drained any more");
+}
+
 #[test]
 fn a_module_with_state_is_taken_over_but_never_moved() {
     let mut world = World::new(&[], &[]);
@@ -254,10 +338,8 @@ fn a_module_with_state_is_taken_over_but_never_moved() {
     assert_eq!(world.changes(), [""; 0]);
     assert_eq!(
         world.misplaced("ledger"),
-        [
-            "it would have to leave node-1 (it is draining), but it declares state, which a move does not carry yet; move it \
-          by hand with `outpost move --lose-state`"
-        ]
+        ["it would have to leave node-1 (it is draining), but it declares state that can't travel; move it \
+          by hand with `outpost move --lose-state`"]
     );
     world.leave("node-1");
     assert_eq!(world.changes(), ["ledger: assign to node-2#1"]);

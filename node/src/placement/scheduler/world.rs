@@ -7,7 +7,7 @@ use crate::{
     id::{Incarnation, ModuleName, NodeId, Timestamp},
     placement::{
         document::{Format, parse},
-        spec::{Kind, Spec},
+        spec::{Kind, Spec, StateClass},
         state::{Command, Declared, Hosting, Node, Part, PartChange, Proposal, State},
     },
 };
@@ -21,7 +21,8 @@ pub(super) fn node(name: &str) -> NodeId {
 }
 
 pub(super) fn declared(kind: Kind, stateful: bool) -> Declared {
-    Declared { kind, stateful, services: Vec::new() }
+    let state = if stateful { StateClass::Fixed } else { StateClass::None };
+    Declared { kind, state, services: Vec::new() }
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ impl World {
             state: State::default(),
             observed: BTreeMap::new(),
             ended: BTreeSet::new(),
-            limits: Limits { max_rebalancing: 2 },
+            limits: Limits { max_rebalancing: 2, max_moves: 32 },
             now: Timestamp(0),
             program,
             applied: None,
@@ -78,6 +79,7 @@ impl World {
             version: "1".into(),
             modules: self.program.clone(),
             cordoned: false,
+            draining: false,
             left: false,
         };
         self.command(Command::Register { node: name.clone(), record });
@@ -182,11 +184,12 @@ impl World {
                 Hosting::Exclusive { owner, active: false, .. } if self.runs(owner) && !failed(&owner.node) => {
                     Some(PartChange::Activated)
                 }
-                Hosting::Exclusive { owner, active: true, moving: Some(moving) } if self.runs(&moving.to) => {
+                Hosting::Exclusive { owner, active: true, moving: Some(moving), .. } if self.runs(&moving.to) => {
                     if !moving.prepared && !failed(&moving.to.node) {
                         Some(PartChange::Prepared)
                     } else {
-                        (moving.prepared && self.runs(owner)).then_some(PartChange::Handover)
+                        (moving.prepared && self.runs(owner))
+                            .then_some(PartChange::Handover { sealed: None, waited_us: 0 })
                     }
                 }
                 _ => None,

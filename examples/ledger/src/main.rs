@@ -1,0 +1,7 @@
+//! Runs the ledger.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ledger::app().main()
+}
