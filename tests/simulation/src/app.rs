@@ -1,0 +1,89 @@
+//! The program that runs on each node: a register, which one node has at a time, and a desk, which calls it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use outpost::{App, BoxError, Module};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    book,
+    machine::turn,
+    v1::{
+        Appended, Entry, RegisterHandle,
+        desk_server::{Desk, DeskServer},
+        register_server::{Register, RegisterServer},
+    },
+};
+
+/// The module whose calls are watched.
+pub const REGISTER: &str = "register";
+/// Its service.
+pub const SERVICE: &str = "register.v1.Register";
+/// The module that calls it.
+pub const DESK: &str = "desk";
+/// Its service.
+pub const DESK_SERVICE: &str = "register.v1.Desk";
+/// Both.
+pub const SERVICES: [&str; 2] = [SERVICE, DESK_SERVICE];
+/// The key of the metadata that tells which call it is, before the call itself has arrived.
+pub const CALL: &str = "call-id";
+
+struct Registering {
+    generation: u64,
+}
+
+#[tonic::async_trait]
+impl Register for Registering {
+    async fn append(&self, request: Request<Entry>) -> Result<Response<Appended>, Status> {
+        let Entry { id, work_ms } = request.into_inner();
+        let node = turn().map(|board| board.name().to_owned()).unwrap_or_default();
+        let generation = self.generation;
+        if work_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(work_ms.into())).await;
+        }
+        // The effect comes with the end of the work: what was cut off before has had none.
+        book::executed(&id, &node, generation);
+        Ok(Response::new(Appended { id, node, generation }))
+    }
+}
+
+struct AtTheDesk {
+    register: RegisterHandle,
+}
+
+#[tonic::async_trait]
+impl Desk for AtTheDesk {
+    async fn append(&self, request: Request<Entry>) -> Result<Response<Appended>, Status> {
+        let call = request.metadata().get(CALL).cloned();
+        let mut onwards = Request::new(request.into_inner());
+        if let Some(call) = call {
+            onwards.metadata_mut().insert(CALL, call);
+        }
+        self.register.append(onwards).await
+    }
+}
+
+/// The program of one process. Which one it is, its data directory tells once it has begun.
+#[must_use]
+pub fn app(data_dir: &Path) -> App {
+    let file: Arc<Path> = data_dir.join("generation").into();
+    let register = Module::new(REGISTER, move || {
+        let file = Arc::clone(&file);
+        async move {
+            let generation: u64 = std::fs::read_to_string(&file)?.trim().parse()?;
+            // Runs as soon as a call is let in.
+            let admit = move |request: Request<()>| {
+                let node = turn().map(|board| board.name().to_owned()).unwrap_or_default();
+                let call = request.metadata().get(CALL).and_then(|call| call.to_str().ok()).unwrap_or_default();
+                book::admitted(call, &node, generation);
+                Ok::<Request<()>, Status>(request)
+            };
+            Ok::<_, BoxError>(RegisterServer::with_interceptor(Registering { generation }, admit))
+        }
+    });
+    App::new("register", "1.0.0").with(register).module(DESK, desk)
+}
+
+async fn desk(register: RegisterHandle) -> Result<DeskServer<impl Desk>, BoxError> {
+    Ok(DeskServer::new(AtTheDesk { register }))
+}

@@ -1,0 +1,115 @@
+//! Clients that call all the time, each call with an id of its own, at nodes that they choose at random.
+
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use outpost_proto::keys::metadata as keys;
+use tokio::time::sleep;
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    app::CALL,
+    book::{self, End},
+    machine::Board,
+    v1::{Entry, desk_client::DeskClient, register_client::RegisterClient},
+};
+
+/// What clients are told.
+#[derive(Debug, Default)]
+pub struct Orders {
+    /// Where nodes are.
+    pub nodes: Vec<SocketAddr>,
+    /// They should make no more calls.
+    pub stop: bool,
+    /// No fault is left: each call must be answered.
+    pub calm: bool,
+    /// How many calls are under way.
+    pub under_way: usize,
+}
+
+/// A connection from a machine to an address, made when it is first used.
+///
+/// # Panics
+/// Never: an address makes a good URI.
+#[must_use]
+pub fn channel(board: &Arc<Board>, address: SocketAddr) -> Channel {
+    let board = Arc::clone(board);
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a good URI");
+    let endpoint = endpoint
+        .connect_timeout(Duration::from_secs(1))
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2));
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let connecting = board.connect_to(address);
+        async move { connecting.await.map(TokioIo::new) }
+    }))
+}
+
+fn end_of(outcome: &Result<(), Status>) -> End {
+    let Err(status) = outcome else { return End::Acknowledged };
+    match status.metadata().get(keys::OUTCOME).and_then(|outcome| outcome.to_str().ok()) {
+        Some("not-executed") => End::NotExecuted,
+        _ => End::Unknown,
+    }
+}
+
+/// Calls, one after the other.
+pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, pause_ms: u64) {
+    let mut channels: BTreeMap<SocketAddr, Channel> = BTreeMap::new();
+    let mut was_calm = false;
+    for number in 0_u64.. {
+        sleep(Duration::from_millis(rand::random_range(0..=pause_ms))).await;
+        let (node, calm) = {
+            let orders = orders.borrow();
+            if orders.stop {
+                return;
+            }
+            (orders.nodes[rand::random_range(0..orders.nodes.len())], orders.calm)
+        };
+        if calm && !std::mem::replace(&mut was_calm, true) {
+            // Nobody has told this client of connections that were lost while it did not use them.
+            channels.clear();
+        }
+        let channel = channels.entry(node).or_insert_with(|| channel(&board, node)).clone();
+        let id = format!("{name}-{number}");
+        let work_ms = if rand::random_ratio(1, 8) { rand::random_range(0..300) } else { 0 };
+        let mut request = Request::new(Entry { id: id.clone(), work_ms });
+        request.metadata_mut().insert(CALL, id.parse().expect("an id is ASCII"));
+        let limit = Duration::from_millis(if calm { 5000 } else { rand::random_range(200..4000) });
+        request.set_timeout(limit);
+        book::sent(&id);
+        orders.borrow_mut().under_way += 1;
+        let calling = async {
+            if rand::random_ratio(1, 3) {
+                DeskClient::new(channel).append(request).await.map(tonic::Response::into_inner)
+            } else {
+                RegisterClient::new(channel).append(request).await.map(tonic::Response::into_inner)
+            }
+        };
+        let outcome = match tokio::time::timeout(limit + Duration::from_millis(500), calling).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::deadline_exceeded("gave up")),
+        };
+        orders.borrow_mut().under_way -= 1;
+        if let Ok(appended) = &outcome
+            && appended.id != id
+        {
+            book::violation("INV-5", format!("{id} got the answer of {}", appended.id));
+        }
+        let outcome = outcome.map(drop);
+        let end = end_of(&outcome);
+        book::ended(&id, end);
+        if let Err(status) = &outcome {
+            tracing::debug!(call = id, ?end, message = status.message(), "a call failed");
+            if calm {
+                book::violation("I11", format!("{id} at {node} failed although no fault is left: {status}"));
+            }
+            if rand::random_bool(0.5) {
+                channels.remove(&node);
+            }
+        }
+    }
+}
