@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Moves a state a thousand times under a million calls, kills fifty owners, kills whoever takes part in a move at each of
-# its steps, and freezes owners, with the default settings; prints the figures. It takes an hour, and wants a quiet machine.
+# its steps, and freezes owners, with the default settings; prints the figures. It takes long, and wants a quiet machine.
 # `tests/faults.sh long::fifty` runs one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -545,8 +545,9 @@ impl Driver {
         let (grace, limit, events) = (self.around.stream_grace, self.around.seal_timeout, self.events.0.clone());
         let (kept, opening) = (Arc::clone(&instance.kept), gate.opening());
         self.work(id, async move {
+            // Tasks and calls that go on by themselves should come to an end, whether or not there is a stream.
+            tasks.drain();
             if gate.streams() > 0 {
-                tasks.drain();
                 let _ = timeout(grace, gate.without_streams()).await;
                 gate.during(opening, || gate.cut(Cut::Streams));
             }
