@@ -17,7 +17,7 @@ use std::{
 };
 
 use outpost_proto::admin::v1::{
-    Changed, Cluster, ClusterModule, ClusterNode, MoveRequest, WatchRequest, admin_client::AdminClient,
+    Changed, Cluster, ClusterModule, ClusterNode, EventsRequest, MoveRequest, WatchRequest, admin_client::AdminClient,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -29,6 +29,8 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
+
+use crate::wall_clock_us;
 
 /// How many lines of each log are printed when a test fails.
 const TAIL: usize = 60;
@@ -54,6 +56,8 @@ pub struct Process {
     /// What it is told beside what all are.
     pub settings: Vec<String>,
     child: Option<Child>,
+    /// When it was started last, in milliseconds since 1970: its generation is not below.
+    since: u64,
 }
 
 impl Process {
@@ -162,6 +166,7 @@ impl Fleet {
                 wrapper: Vec::new(),
                 settings: Vec::new(),
                 child: None,
+                since: 0,
                 name,
             }
         });
@@ -195,7 +200,11 @@ impl Fleet {
     /// Waits until a node sees so many nodes ready, and every module served.
     pub async fn settled(&self, at: usize, ready: usize, limit: Duration) -> Cluster {
         let reason = format!("{ready} ready nodes and every module served");
-        self.until(at, &reason, limit, |view| ready_nodes(view).len() == ready && all_served(view)).await
+        // A node that was killed and started again can be seen for a while as what it was before.
+        let stale = |node: &ClusterNode| self.nodes.iter().any(|it| it.name == node.name && it.since > node.generation);
+        let settled =
+            |view: &Cluster| ready_nodes(view).len() == ready && !view.nodes.iter().any(stale) && all_served(view);
+        self.until(at, &reason, limit, settled).await
     }
 
     /// The node of this index, from 0.
@@ -269,9 +278,11 @@ impl Fleet {
     /// # Panics
     /// When it runs, or can't.
     pub fn start(&mut self, index: usize) {
+        let started = u64::try_from(wall_clock_us() / 1000).unwrap_or(u64::MAX);
         let child = self.command(index).spawn();
         let node = &mut self.nodes[index];
         assert!(node.child.is_none(), "{} runs", node.name);
+        node.since = started;
         node.child = Some(child.unwrap_or_else(|error| panic!("{}: {error}", node.name)));
         self.watching.spawn(note_leaders(node.admin, Arc::clone(&self.terms)));
     }
@@ -451,8 +462,25 @@ pub async fn move_module(admin: SocketAddr, module: &str, node: &str, limit: Dur
         }
     }
     let left = end.saturating_duration_since(Instant::now());
-    let there = seen(admin, left, |view| owner(view, module) == Some(node)).await;
-    there.map(drop).map_err(|last| format!("waited {limit:?} for {module} on {node}; last seen: {last}"))
+    match seen(admin, left, |view| owner(view, module) == Some(node)).await {
+        Ok(_) => Ok(()),
+        Err(last) => {
+            let events = events(admin, module).await.unwrap_or_else(|status| vec![status.to_string()]).join("\n  ");
+            Err(format!("waited {limit:?} for {module} on {node}; last seen: {last}\nevents:\n  {events}"))
+        }
+    }
+}
+
+/// What happened to a module, in words.
+async fn events(admin: SocketAddr, module: &str) -> Result<Vec<String>, Status> {
+    let mut stream = AdminClient::new(connect_lazily(admin)).events(EventsRequest::default()).await?.into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = stream.message().await? {
+        if event.module == module {
+            events.push(format!("{}: {}", event.kind, event.text));
+        }
+    }
+    Ok(events)
 }
 
 /// Writes down who leads which term, for as long as the node can be asked.
@@ -524,18 +552,18 @@ fn brief(view: &Cluster) -> String {
     )
 }
 
-/// Three ports that nobody uses, and that the system gives to nobody who asks for any.
+/// Three ports that nobody uses, that no other node of this test was given, and that the system gives to nobody who asks
+/// for any.
 fn free_ports() -> [u16; 3] {
-    let free = |port: u16| {
-        let here = (Ipv4Addr::LOCALHOST, port);
-        TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok()
-    };
-    let mut found = Vec::new();
-    while found.len() < 3 {
-        let port = rand::random_range(10_000..30_000);
-        if !found.contains(&port) && free(port) {
-            found.push(port);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    [(); 3].map(|()| {
+        loop {
+            let port = rand::random_range(10_000..30_000);
+            let here = (Ipv4Addr::LOCALHOST, port);
+            if TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok() && given.insert(port) {
+                return port;
+            }
         }
-    }
-    [found[0], found[1], found[2]]
+    })
 }
