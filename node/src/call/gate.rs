@@ -16,7 +16,6 @@ use std::{
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use slab::Slab;
@@ -26,7 +25,7 @@ use super::chain::{Chain, Sealing};
 #[cfg(feature = "simulation")]
 use crate::simulation;
 use crate::{
-    clock,
+    clock::Coarse,
     id::{Epoch, ModuleName},
     status::CallError,
 };
@@ -88,11 +87,15 @@ pub(crate) enum Cut {
     All = 2,
 }
 
-/// When the lease of this node ends, by [`clock::coarse`], in milliseconds; and its term, a number that grows each time
-/// that the lease was lost and got again. It has none at first.
+/// When the lease of this node ends, by [`Coarse`]; and its term, a number that grows each time that the lease was lost and
+/// got again. It has none at first.
+///
+/// It ends by whichever of the clocks is first: the wall clock alone goes on while the machine is suspended. Where that one
+/// was set back just before, by less than the watchdog notices, the lease is too long by as much.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseEnd {
     end: AtomicU64,
+    wall_end: AtomicU64,
     term: AtomicU64,
     /// How often it was taken back. Held while it is granted or taken back.
     revocations: Mutex<u64>,
@@ -107,16 +110,17 @@ impl LeaseEnd {
 
     /// Grants it until `end`, unless it was taken back since it was asked for: nobody can say how long that was. Returns
     /// its term: a new one, if it did not hold.
-    pub(crate) fn grant(&self, end: Duration, revocations: u64) -> Option<u64> {
+    pub(crate) fn grant(&self, end: Coarse, revocations: u64) -> Option<u64> {
         let known = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != revocations {
             return None;
         }
         let term = self.term.load(Ordering::SeqCst);
         let term = if self.holds(term) { term } else { term + 1 };
-        // Whoever sees the new end sees the new term.
+        // Whoever sees the new end sees the rest.
         self.term.store(term, Ordering::SeqCst);
-        self.end.store(u64::try_from(end.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.wall_end.store(end.wall, Ordering::SeqCst);
+        self.end.store(end.monotonic, Ordering::SeqCst);
         Some(term)
     }
 
@@ -139,8 +143,11 @@ impl LeaseEnd {
     }
 
     /// Whether it holds, in whatever term.
+    #[inline]
     pub(crate) fn holds_now(&self) -> bool {
-        clock::coarse().as_millis() < u128::from(self.end.load(Ordering::SeqCst))
+        let (end, wall_end) = (self.end.load(Ordering::SeqCst), self.wall_end.load(Ordering::SeqCst));
+        let now = Coarse::now();
+        now.monotonic < end && now.wall < wall_end
     }
 
     /// Whether the lease holds, and has held without a gap since this term began.
@@ -150,8 +157,7 @@ impl LeaseEnd {
         if simulation::is_broken(simulation::Rule::GateLooksAtTheLease) {
             return true;
         }
-        let end = self.end.load(Ordering::SeqCst);
-        clock::coarse().as_millis() < u128::from(end) && self.term.load(Ordering::SeqCst) == term
+        self.holds_now() && self.term.load(Ordering::SeqCst) == term
     }
 }
 
@@ -492,7 +498,7 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, thread};
+    use std::{sync::atomic::AtomicBool, thread, time::Duration};
 
     use super::*;
 
@@ -515,14 +521,14 @@ mod tests {
         let gate = Arc::new(Gate::closed(Arc::clone(&lease), Arc::default()));
         gate.open(Epoch(1), 1);
         assert!(gate.pass(Chain::default()).is_none(), "there is no lease yet");
-        assert_eq!(lease.grant(clock::coarse() + Duration::from_secs(60), 0), Some(1));
+        assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 0), Some(1));
         let pass = gate.pass(Chain::default()).expect("it holds");
         assert_eq!(pass.may_answer(), Ok(()));
         lease.revoke();
         assert!(gate.pass(Chain::default()).is_none(), "it has ended");
         assert_eq!(pass.may_answer(), Err(Refusal::LeaseLost));
-        assert_eq!(lease.grant(clock::coarse() + Duration::from_secs(60), 0), None, "it was asked for before that");
-        assert_eq!(lease.grant(clock::coarse() + Duration::from_secs(60), 1), Some(2));
+        assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 0), None, "it was asked for before that");
+        assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 1), Some(2));
         assert!(gate.pass(Chain::default()).is_none(), "others may have taken over in between");
         assert_eq!(pass.may_answer(), Err(Refusal::LeaseLost));
         gate.open(Epoch(1), 2);

@@ -8,14 +8,14 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
-    log::{Log, Renewed},
+    log::{Leadership, Log, Renewed},
     state::State,
 };
-use crate::{call::gate::LeaseEnd, clock};
+use crate::{call::gate::LeaseEnd, clock::Coarse};
 
 /// How one renewal ended.
 enum Answer {
@@ -23,6 +23,8 @@ enum Answer {
     Superseded(u64),
     /// The cluster does not know this node, or nobody answered.
     None,
+    /// Another one leads since it was asked for, or nobody does.
+    Elsewhere,
 }
 
 /// Renews for ever. Says in `held` the term under which the lease holds, if it does: another one each time that it does
@@ -30,13 +32,22 @@ enum Answer {
 /// place: its generation.
 pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<Option<u64>>, end: Arc<LeaseEnd>) -> u64 {
     let (every, usable) = (lease / 8, lease * 5 / 8);
-    let mut state = log.state();
+    let (mut state, mut leadership) = (log.state(), log.leadership());
     let mut until: Option<Instant> = None;
     loop {
-        let (asked, asked_at, revocations) = (Instant::now(), clock::coarse(), end.revocations());
+        // Whoever leads from now on is asked at once, whatever became of the one that was asked.
+        leadership.mark_unchanged();
+        let (asked, asked_at, revocations) = (Instant::now(), Coarse::now(), end.revocations());
         // The lease of before may end while this renewal is under way.
         let answer = {
-            let mut renewal = std::pin::pin!(renew(&log, &mut state));
+            let renewal = async {
+                tokio::select! {
+                    biased;
+                    answer = renew(&log, &mut state) => answer,
+                    Ok(()) = leadership.changed() => Answer::Elsewhere,
+                }
+            };
+            let mut renewal = std::pin::pin!(renewal);
             match until {
                 None => renewal.await,
                 Some(over) => match timeout_at(over, renewal.as_mut()).await {
@@ -61,27 +72,32 @@ pub(crate) async fn keep(log: Log, lease: Duration, held: watch::Sender<Option<u
                 held.send_replace(None);
                 return generation;
             }
+            Answer::Elsewhere => continue,
             Answer::Granted | Answer::None => {}
         }
         if let Some(over) = until
             && over <= Instant::now() + every
         {
             // The next renewal may not come in time: see to the end on the way.
-            pause(&end, over.saturating_duration_since(Instant::now()).min(every)).await;
+            pause(&end, &mut leadership, over.saturating_duration_since(Instant::now()).min(every)).await;
             if over <= Instant::now() {
                 lost(&held);
                 until = None;
             }
             continue;
         }
-        pause(&end, every).await;
+        pause(&end, &mut leadership, every).await;
     }
 }
 
-/// Waits; not at all once the lease was taken back.
-async fn pause(end: &LeaseEnd, pause: Duration) {
+/// Waits; not at all once the lease was taken back, or somebody else leads.
+async fn pause(end: &LeaseEnd, leadership: &mut watch::Receiver<Leadership>, pause: Duration) {
     // Whichever it was, a renewal comes next.
-    let _ = timeout(pause, end.revoked()).await;
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = end.revoked() => {}
+        Ok(()) = leadership.changed() => {}
+    }
 }
 
 fn lost(held: &watch::Sender<Option<u64>>) {

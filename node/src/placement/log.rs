@@ -120,8 +120,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(1500),
-            election_max: Duration::from_millis(3000),
+            election_min: Duration::from_millis(750),
+            election_max: Duration::from_millis(1500),
             lease: Duration::from_secs(8),
             propose: Duration::from_secs(10),
             autopilot: Duration::from_secs(5),

@@ -1,10 +1,10 @@
 //! A thread beside the runtime that sees what the runtime can't: that time has passed without its clock, or that it is
 //! stuck itself.
 //!
-//! A lease ends by a clock that stands still while the machine is suspended, and perhaps while its hypervisor has stopped
-//! it. So the thread compares clocks: if they disagree on how much time has passed, the lease is taken back. It looks
-//! ten times a second; what a gate lets through before that, right after the machine was woken, is what the epoch is for:
-//! callers and stores that know of a newer one refuse it.
+//! A lease ends by two clocks: one that stands still while the machine is suspended, and one that can be set. So the
+//! thread compares clocks, ten times a second: if they disagree on how much time has passed, the lease is taken back. Where
+//! a hypervisor has stopped the whole machine, all clocks stood still until one is set right; what a gate lets through
+//! before that is what the epoch is for: callers and stores that know of a newer one refuse it.
 
 #[cfg(not(feature = "simulation"))]
 use std::{sync::Weak, thread};
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_lease_that_was_taken_back_is_asked_for_under_another_term() {
         let lease = LeaseEnd::default();
-        let end = clock::coarse() + Duration::from_secs(60);
+        let end = clock::Coarse::now() + Duration::from_secs(60);
         assert_eq!(lease.grant(end, 0), Some(1));
         assert_eq!(lease.grant(end, 0), Some(1));
         lease.revoke();
