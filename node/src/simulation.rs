@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
+use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -108,11 +110,21 @@ pub enum Rule {
     GateLooksAtTheLease,
     /// A call that may have run is not sent again.
     NoSecondAttempt,
+    /// A state is sealed when the calls inside have finished.
+    SealWaitsForCalls,
+    /// The answers that are kept go with the state.
+    AnswersTravel,
+    /// A store refuses the writes of an earlier owner.
+    FenceIsChecked,
+    /// A copy is served only if the record names it.
+    CopyIsNamed,
 }
 
 thread_local! {
     static MACHINE: RefCell<Option<Arc<dyn Machine>>> = const { RefCell::new(None) };
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
+    /// The object store that all nodes of a simulation reach.
+    static OBJECTS: Arc<InMemory> = Arc::default();
 }
 
 /// From now on this thread is that machine; none is for what is no node.
@@ -135,6 +147,36 @@ pub fn break_rule(rule: Option<Rule>) {
 
 pub(crate) fn is_broken(rule: Rule) -> bool {
     BROKEN.get() == Some(rule)
+}
+
+/// The URL of the object store that all nodes of a simulation share.
+pub const CHECKPOINTS: &str = "memory:///";
+
+pub(crate) fn objects() -> Arc<InMemory> {
+    OBJECTS.with(Arc::clone)
+}
+
+/// Names and contents of the checkpoints that are there, the oldest first.
+#[must_use]
+pub fn checkpoints() -> Vec<(String, Bytes)> {
+    let objects = objects();
+    // A store in memory keeps nobody waiting.
+    let read = async {
+        let listed: Vec<_> = objects.list(None).try_collect().await.ok()?;
+        let mut all = Vec::new();
+        for object in listed {
+            all.push((object.location.to_string(), objects.get(&object.location).await.ok()?.bytes().await.ok()?));
+        }
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Some(all)
+    };
+    read.now_or_never().flatten().unwrap_or_default()
+}
+
+/// The state in a checkpoint, without what is around it; none where it is not whole.
+#[must_use]
+pub fn state_of(checkpoint: Bytes) -> Option<Bytes> {
+    crate::handoff::checkpoint::state_of(checkpoint)
 }
 
 /// Looks into a node, for checks after each step of a simulation.
@@ -160,6 +202,10 @@ pub struct Record {
     pub active: bool,
     /// Where it is about to move, and whether that node has said that it is prepared.
     pub moving_to: Option<(String, bool)>,
+    /// The epoch of the last take-over.
+    pub fence: u64,
+    /// Who has the state that the owner must have before it serves: the node that sealed it, and its generation.
+    pub sealed_by: Option<(String, u64)>,
 }
 
 /// What a node knows of the placement.
@@ -204,6 +250,8 @@ impl Observer {
                 owner,
                 active,
                 moving_to: part.moving().map(|moving| (moving.to.node.to_string(), moving.prepared)),
+                fence: part.fence.0,
+                sealed_by: part.seal().map(|seal| (seal.from.node.to_string(), seal.from.generation)),
             };
             (module.to_string(), record)
         });

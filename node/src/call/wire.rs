@@ -299,7 +299,8 @@ impl Call<'_> {
     /// Calls the module in this process, unless it has been, under the same id.
     async fn deliver(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
         match &local.kept {
-            Some(kept) if self.method.delivery == Delivery::Dedupe => {
+            // Asked again: a call that waited here may have come before this node knew what its method says.
+            Some(kept) if self.slot.deliveries.of(self.path).delivery == Delivery::Dedupe => {
                 Box::pin(self.once(kept, local, pass, request)).await
             }
             _ => self.here(local, pass, request).await,
@@ -307,7 +308,14 @@ impl Call<'_> {
     }
 
     /// Calls the module in a task of its table of answers, unless that knows the call.
-    async fn once(&self, kept: &Arc<Dedupe>, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
+    async fn once(
+        &self,
+        kept: &Arc<Dedupe>,
+        local: &Local,
+        pass: Pass,
+        mut request: Request,
+    ) -> Result<Answer, Status> {
+        delivery::identify(request.headers_mut(), true)?;
         let (key, request) = kept.take_in(self.path, request).await?;
         let run = || {
             let (slot, path, local, pass) =

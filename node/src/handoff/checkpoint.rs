@@ -57,6 +57,10 @@ impl Checkpoints {
         let Some(url) = url else {
             return Ok(Self { store: Arc::new(InMemory::new()), root: Path::default(), cluster, limit });
         };
+        #[cfg(feature = "simulation")]
+        if url == crate::simulation::CHECKPOINTS {
+            return Ok(Self { store: crate::simulation::objects(), root: Path::default(), cluster, limit });
+        }
         let url = &Url::parse(url)
             .map_err(|error| StartError::Checkpoints { url: String::new(), error: error.to_string() })?;
         let shown = without_credentials(url);
@@ -190,6 +194,12 @@ impl Checkpoints {
         trailer.extend_from_slice(digest.as_bytes());
         content.push(trailer.freeze());
         let name = self.of(module).join(format!("{:020}-{number:020}.checkpoint", ownership.epoch().0));
+        // Written late, it is what a former owner writes.
+        #[cfg(feature = "simulation")]
+        {
+            let wait = crate::simulation::machine().disk();
+            tokio::time::sleep(wait).await;
+        }
         self.store.put(&name, PutPayload::from_iter(content)).await?;
         // Of older owners too; what a former one writes after this goes with the next.
         for old in self.list(module).await?.into_iter().skip(KEPT) {
@@ -212,6 +222,12 @@ fn content(object: Bytes) -> Option<(Bytes, Bytes)> {
     let (length, _) = content.split_first_chunk()?;
     let end = usize::try_from(u64::from_le_bytes(*length)).ok()?.checked_add(length.len())?;
     (end <= content.len()).then(|| (content.slice(length.len()..end), content.slice(end..)))
+}
+
+/// The state in an object, if the object is whole.
+#[cfg(feature = "simulation")]
+pub(crate) fn state_of(object: Bytes) -> Option<Bytes> {
+    content(object).map(|(_, state)| state)
 }
 
 /// A URL as it may be shown.

@@ -667,6 +667,12 @@ fn is_of_the_past(now: Tick, instance: &Instance, want: &Want) -> bool {
             Content::Copy { of, .. } | Content::Of { of, .. } => of != id,
             Content::Own => false,
         },
+        #[cfg(feature = "simulation")]
+        (Phase::Ready, Want::Serve { seal: None, .. })
+            if crate::simulation::is_broken(crate::simulation::Rule::CopyIsNamed) =>
+        {
+            false
+        }
         (Phase::Ready, Want::Serve { seal: None, .. } | Want::HandOver { .. }) => instance.content != Content::Own,
         (Phase::Serving { epoch: own, exclusive: was }, Want::Serve { epoch, exclusive, .. }) => {
             own != epoch && *was && *exclusive

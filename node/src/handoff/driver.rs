@@ -555,6 +555,11 @@ impl Driver {
             tracing::debug!(%module, of, "sealing");
             // The node may be about to end.
             let _ = events.send(Event::Closed { module: module.clone(), id }).await;
+            #[cfg(feature = "simulation")]
+            if crate::simulation::is_broken(crate::simulation::Rule::SealWaitsForCalls) {
+                empty.send_replace(of);
+                return Event::Drained { module, id };
+            }
             if timeout(limit, gate.sealed(opening)).await.is_err() {
                 let calls = gate.inside();
                 gate.during(opening, || {

@@ -1,4 +1,5 @@
-//! The program that runs on each node: a register, which one node has at a time, and a desk, which calls it.
+//! The program that runs on each node: a register, which one node has at a time, and a desk, which calls it; and the
+//! modules with state, see [`state`].
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -8,6 +9,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     book,
     machine::turn,
+    state::{self, LEDGER, PAD, SHELF},
     v1::{
         Appended, Entry, RegisterHandle,
         desk_server::{Desk, DeskServer},
@@ -23,8 +25,14 @@ pub const SERVICE: &str = "register.v1.Register";
 pub const DESK: &str = "desk";
 /// Its service.
 pub const DESK_SERVICE: &str = "register.v1.Desk";
-/// Both.
-pub const SERVICES: [&str; 2] = [SERVICE, DESK_SERVICE];
+/// All modules.
+pub const MODULES: [&str; 5] = [REGISTER, DESK, PAD, SHELF, LEDGER];
+/// Their services.
+pub const SERVICES: [&str; 5] = [SERVICE, DESK_SERVICE, "register.v1.Pad", "register.v1.Shelf", "register.v1.Ledger"];
+/// Those that an operator moves.
+pub const MOVED: [&str; 4] = [REGISTER, PAD, SHELF, LEDGER];
+/// How often the shelf is checkpointed.
+const CHECKPOINTED_EVERY: Duration = Duration::from_millis(200);
 /// The key of the metadata that tells which call it is, before the call itself has arrived.
 pub const CALL: &str = "call-id";
 
@@ -43,7 +51,7 @@ impl Register for Registering {
         }
         // The effect comes with the end of the work: what was cut off before has had none.
         book::executed(&id, &node, generation);
-        Ok(Response::new(Appended { id, node, generation }))
+        Ok(Response::new(Appended { id, node, generation, epoch: 0, place: 0 }))
     }
 }
 
@@ -81,7 +89,12 @@ pub fn app(data_dir: &Path) -> App {
             Ok::<_, BoxError>(RegisterServer::with_interceptor(Registering { generation }, admit))
         }
     });
-    App::new("register", "1.0.0").with(register).module(DESK, desk)
+    App::new("register", "1.0.0")
+        .with(register)
+        .module(DESK, desk)
+        .with(Module::new(PAD, state::pad))
+        .with(Module::new(SHELF, state::shelf).checkpointed(CHECKPOINTED_EVERY))
+        .with(Module::new(LEDGER, state::ledger).durable())
 }
 
 async fn desk(register: RegisterHandle) -> Result<DeskServer<impl Desk>, BoxError> {

@@ -9,7 +9,7 @@ use std::{
 use outpost::simulation::{Placement, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::app::REGISTER;
+use crate::{app::REGISTER, state::Lists};
 
 /// How a call ended, as its caller knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ struct Book {
     violation: Option<Violation>,
     take_overs: u64,
     hand_overs: u64,
+    lists: Lists,
 }
 
 thread_local! {
@@ -133,6 +134,7 @@ pub fn admitted(call: &str, node: &str, generation: u64) {
 /// All nodes have told what they have applied in this millisecond.
 pub fn settle() {
     BOOK.with_borrow_mut(|book| {
+        settle_lists(book);
         let suspects = std::mem::take(&mut book.suspects);
         let Some(record) = book.truth.get(REGISTER).cloned() else { return };
         let Some((owner, of)) = &record.owner else { return };
@@ -163,6 +165,47 @@ pub fn executed(call: &str, node: &str, generation: u64) {
     });
 }
 
+/// What is noted about the lists of modules.
+pub fn lists<T>(note: impl FnOnce(&mut Lists) -> T) -> T {
+    BOOK.with_borrow_mut(|book| {
+        let noted = note(&mut book.lists);
+        tell(book);
+        noted
+    })
+}
+
+/// An entry was added to the list of a module, at an epoch, and the call's answer will say where.
+pub fn appended(call: &str, module: &str, epoch: u64, node: &str, generation: u64) {
+    BOOK.with_borrow_mut(|book| {
+        // Twice, if another owner lost the first.
+        book.executed.entry(call.to_owned()).or_default().push((node.to_owned(), generation));
+        book.lists.appended(module, epoch, call);
+        if book.ended.get(call) == Some(&End::NotExecuted) {
+            violated(book, "I7", format!("{call} was said not to have run, and then ran at {node}/{generation}"));
+        }
+        tell(book);
+    });
+}
+
+fn settle_lists(book: &mut Book) {
+    book.lists.settle();
+    tell(book);
+}
+
+fn tell(book: &mut Book) {
+    if let Some((invariant, text)) = book.lists.wrong.take() {
+        violated(book, invariant, text);
+    }
+}
+
+/// Nobody calls any more: what was acknowledged is there.
+pub fn last_check() {
+    BOOK.with_borrow_mut(|book| {
+        book.lists.last_check();
+        tell(book);
+    });
+}
+
 /// What a node has applied. (I1, and that all nodes apply the same)
 pub fn applied(node: &str, placement: &Placement) {
     BOOK.with_borrow_mut(|book| {
@@ -187,6 +230,10 @@ pub fn applied(node: &str, placement: &Placement) {
                     violated(book, "I1", text);
                 }
             }
+            let before = book.truth.get(module).and_then(|newest| newest.sealed_by.as_ref());
+            // Who handed a state over has it still, and loses nothing when it gets the part back.
+            let kept = record.sealed_by.is_some() || (before.is_some() && before == record.owner.as_ref());
+            book.lists.taken_over(module, record.fence, record.epoch == record.fence && kept);
             let Some(newest) = book.truth.get(module).cloned() else {
                 book.truth.insert(module.clone(), record.clone());
                 continue;
@@ -229,7 +276,8 @@ pub fn calls() -> Calls {
             not_executed: ended(End::NotExecuted),
             unknown: ended(End::Unknown),
             lost: book.ended.iter().filter(lost).count() as u64,
-            duplicated: book.executed.values().filter(|by| by.len() > 1).count() as u64,
+            duplicated: book.executed.iter().filter(|(call, by)| by.len() > 1 && !book.lists.is_of_one(call)).count()
+                as u64,
         }
     })
 }

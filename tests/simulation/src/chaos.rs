@@ -6,7 +6,7 @@ use rand::{RngExt as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::REGISTER,
+    app::MOVED,
     book,
     network::{Link, MS, Quality, Shared},
     site::{Site, Standing},
@@ -122,6 +122,7 @@ struct Trap {
     step: Step,
     victim: Victim,
     fault: Fault,
+    module: &'static str,
     source: String,
     target: String,
     /// Of the record before the move.
@@ -196,12 +197,12 @@ impl Chaos {
     }
 
     /// One millisecond of it. Says whom to ask for a move of what where to, if it is time to.
-    pub fn step(&mut self, now: u64, sites: &mut [Site], network: &Shared) -> Option<(usize, String)> {
+    pub fn step(&mut self, now: u64, sites: &mut [Site], network: &Shared) -> Option<(usize, &'static str, String)> {
         self.undo_until(now, sites, network);
         self.spring(now, sites, network);
         if now >= self.next {
             if self.next > 0 {
-                let owner = book::truth(REGISTER).and_then(|record| record.owner);
+                let owner = book::truth(self.one()).and_then(|record| record.owner);
                 let owner = owner.and_then(|(owner, _)| sites.iter().position(|site| site.name == owner));
                 // What happens to others is of less interest.
                 let victim = match owner {
@@ -218,7 +219,8 @@ impl Chaos {
             return None;
         }
         self.next_move = self.after(now, self.move_every_ms);
-        let record = book::truth(REGISTER)?;
+        let module = self.one();
+        let record = book::truth(module)?;
         let (source, _) = record.owner?;
         let others: Vec<&Site> = sites.iter().filter(|site| site.name != source).collect();
         let target = others.get(self.random.random_range(0..others.len()))?.name.clone();
@@ -231,6 +233,7 @@ impl Chaos {
                 step: step[self.random.random_range(0..4)],
                 victim: victim[self.random.random_range(0..3)],
                 fault: Fault::OF_ONE[self.random.random_range(0..Fault::OF_ONE.len())],
+                module,
                 source,
                 target: target.clone(),
                 epoch: record.epoch,
@@ -239,7 +242,12 @@ impl Chaos {
                 given_up_at: now + 10_000 * MS,
             });
         }
-        Some((asked, target))
+        Some((asked, module, target))
+    }
+
+    /// A module, for something to happen to.
+    fn one(&mut self) -> &'static str {
+        MOVED[self.random.random_range(0..MOVED.len())]
     }
 
     fn spring(&mut self, now: u64, sites: &mut [Site], network: &Shared) {
@@ -249,7 +257,7 @@ impl Chaos {
             return;
         }
         if trap.seen.is_none() {
-            let Some(record) = book::truth(REGISTER) else { return };
+            let Some(record) = book::truth(trap.module) else { return };
             let moving = record.moving_to.as_ref().filter(|(to, _)| *to == trap.target && record.epoch == trap.epoch);
             let given =
                 record.epoch > trap.epoch && record.owner.as_ref().is_some_and(|(owner, _)| *owner == trap.target);

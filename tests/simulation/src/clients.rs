@@ -14,7 +14,11 @@ use crate::{
     app::CALL,
     book::{self, End},
     machine::Board,
-    v1::{Entry, desk_client::DeskClient, register_client::RegisterClient},
+    state::{LEDGER, PAD, SHELF},
+    v1::{
+        Appended, Entry, desk_client::DeskClient, ledger_client::LedgerClient, pad_client::PadClient,
+        register_client::RegisterClient, shelf_client::ShelfClient,
+    },
 };
 
 /// What clients are told.
@@ -56,10 +60,62 @@ fn end_of(outcome: &Result<(), Status>) -> End {
     }
 }
 
+/// Whom a client calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    Register,
+    Desk,
+    Pad,
+    Shelf,
+    Ledger,
+}
+
+impl Whom {
+    fn at_random() -> Self {
+        [Self::Register, Self::Register, Self::Desk, Self::Pad, Self::Pad, Self::Shelf, Self::Shelf, Self::Ledger]
+            [rand::random_range(0..8)]
+    }
+
+    /// The name of a module with state.
+    fn list(self) -> Option<&'static str> {
+        match self {
+            Self::Register | Self::Desk => None,
+            Self::Pad => Some(PAD),
+            Self::Shelf => Some(SHELF),
+            Self::Ledger => Some(LEDGER),
+        }
+    }
+
+    /// Whether a call of it may be made again under its id.
+    fn keeps_answers(self) -> bool {
+        matches!(self, Self::Pad | Self::Shelf)
+    }
+
+    async fn call(self, channel: Channel, request: Request<Entry>) -> Result<Appended, Status> {
+        let answer = match self {
+            Self::Register => RegisterClient::new(channel).append(request).await,
+            Self::Desk => DeskClient::new(channel).append(request).await,
+            Self::Pad => PadClient::new(channel).append(request).await,
+            Self::Shelf => ShelfClient::new(channel).append(request).await,
+            Self::Ledger => LedgerClient::new(channel).append(request).await,
+        };
+        answer.map(tonic::Response::into_inner)
+    }
+}
+
+/// A call that is made again.
+#[derive(Debug)]
+struct Again {
+    whom: Whom,
+    id: String,
+    times: u32,
+}
+
 /// Calls, one after the other.
 pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, pause_ms: u64) {
     let mut channels: BTreeMap<SocketAddr, Channel> = BTreeMap::new();
     let mut was_calm = false;
+    let mut again: Option<Again> = None;
     for number in 0_u64.. {
         sleep(Duration::from_millis(rand::random_range(0..=pause_ms))).await;
         let (node, calm) = {
@@ -74,21 +130,22 @@ pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, 
             channels.clear();
         }
         let channel = channels.entry(node).or_insert_with(|| channel(&board, node)).clone();
-        let id = format!("{name}-{number}");
+        let Again { whom, id, times } = again.take().unwrap_or_else(|| {
+            let whom = Whom::at_random();
+            let id = format!("{}-{name}-{number}", whom.list().unwrap_or("register"));
+            Again { whom, id, times: 0 }
+        });
         let work_ms = if rand::random_ratio(1, 8) { rand::random_range(0..300) } else { 0 };
         let mut request = Request::new(Entry { id: id.clone(), work_ms });
         request.metadata_mut().insert(CALL, id.parse().expect("an id is ASCII"));
+        if whom.keeps_answers() {
+            request.metadata_mut().insert(keys::CALL_ID, id.parse().expect("an id is ASCII"));
+        }
         let limit = Duration::from_millis(if calm { 5000 } else { rand::random_range(200..4000) });
         request.set_timeout(limit);
         book::sent(&id);
         orders.borrow_mut().under_way += 1;
-        let calling = async {
-            if rand::random_ratio(1, 3) {
-                DeskClient::new(channel).append(request).await.map(tonic::Response::into_inner)
-            } else {
-                RegisterClient::new(channel).append(request).await.map(tonic::Response::into_inner)
-            }
-        };
+        let calling = whom.call(channel, request);
         let outcome = match tokio::time::timeout(limit + Duration::from_millis(500), calling).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Status::deadline_exceeded("gave up")),
@@ -99,9 +156,19 @@ pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, 
         {
             book::violation("INV-5", format!("{id} got the answer of {}", appended.id));
         }
+        if let (Ok(appended), Some(module)) = (&outcome, whom.list()) {
+            book::lists(|lists| lists.answered(module, appended));
+        }
         let outcome = outcome.map(drop);
         let end = end_of(&outcome);
-        book::ended(&id, end);
+        // Of a call that was made before, nobody knows more when it has not run this time.
+        if times == 0 || end == End::Acknowledged {
+            book::ended(&id, end);
+        }
+        let repeats = if end == End::Acknowledged { rand::random_ratio(1, 8) } else { true };
+        if whom.keeps_answers() && end != End::NotExecuted && times < 3 && repeats {
+            again = Some(Again { whom, id: id.clone(), times: times + 1 });
+        }
         if let Err(status) = &outcome {
             tracing::debug!(call = id, ?end, message = status.message(), "a call failed");
             if calm {

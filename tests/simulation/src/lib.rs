@@ -24,6 +24,7 @@ pub mod machine;
 pub mod network;
 pub mod run;
 pub mod site;
+pub mod state;
 
 /// The generated code.
 #[allow(

@@ -96,6 +96,14 @@ enum Broken {
     NoLeaseCheck,
     /// A call that may have run is sent again.
     SecondAttempt,
+    /// A state is sealed while calls are inside.
+    EarlySeal,
+    /// The answers that are kept do not go with the state.
+    ForgottenAnswers,
+    /// A fenced store takes what an earlier owner writes.
+    NoFence,
+    /// Who has a copy, or part of one, serves it when it takes over.
+    UnsealedCopy,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -110,6 +118,10 @@ impl Options {
             Broken::EarlyTakeOver => Rule::TakeOverWaitsForTheLease,
             Broken::NoLeaseCheck => Rule::GateLooksAtTheLease,
             Broken::SecondAttempt => Rule::NoSecondAttempt,
+            Broken::EarlySeal => Rule::SealWaitsForCalls,
+            Broken::ForgottenAnswers => Rule::AnswersTravel,
+            Broken::NoFence => Rule::FenceIsChecked,
+            Broken::UnsealedCopy => Rule::CopyIsNamed,
         });
         let with = self.with.iter().map(|extra| match extra {
             Extra::Suspend => Fault::Suspend,

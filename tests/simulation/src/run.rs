@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{DESK, DESK_SERVICE, REGISTER, SERVICE, SERVICES},
+    app::{MODULES, SERVICES},
     book::{self, Calls, Violation},
     chaos::{Chaos, Fault},
     clients::{self, Orders},
@@ -126,6 +126,7 @@ impl World {
             ("cluster.drain_timeout", format!("{}s", random.random_range(1..20))),
             ("cluster.max_rebalancing", random.random_range(0..=2).to_string()),
             ("cluster.call_wait", format!("{}s", random.random_range(1..6))),
+            ("checkpoints.url", simulation::CHECKPOINTS.to_owned()),
             ("node.stop_timeout", format!("{}s", random.random_range(2..20))),
         ];
         let settings = settings.map(|(key, value)| (key.to_owned(), value));
@@ -181,7 +182,7 @@ impl World {
     /// What must be true at each millisecond.
     fn check(&mut self) {
         let now = self.now;
-        let mut admit: [Vec<usize>; 2] = Default::default();
+        let mut admit: [Vec<usize>; SERVICES.len()] = Default::default();
         for site in &mut self.sites {
             let stands = site.standing.is_some_and(|(until, _)| now < until);
             let Some(seen) = site.see() else { continue };
@@ -226,7 +227,7 @@ impl World {
         if differs {
             return Some(format!("nodes have applied different placements: {placements:?}"));
         }
-        for (module, service) in [(REGISTER, SERVICE), (DESK, DESK_SERVICE)] {
+        for (module, service) in MODULES.into_iter().zip(SERVICES) {
             let Some(record) = placements[0].records.get(module) else {
                 return Some(format!("`{module}` is not placed"));
             };
@@ -315,10 +316,10 @@ fn story(
     let until = world.now + plan.seconds * SECOND;
     while fine() && world.now < until {
         let World { now, sites, network, .. } = &mut *world;
-        if let Some((at, target)) = chaos.step(*now, sites, network) {
-            tracing::info!("{} is asked to move the register to {target}", sites[at].name);
+        if let Some((at, module, target)) = chaos.step(*now, sites, network) {
+            tracing::info!("{} is asked to move `{module}` to {target}", sites[at].name);
             *asked.borrow_mut() += 1;
-            sites[at].ask_to_move(REGISTER, &target, |answer| {
+            sites[at].ask_to_move(module, &target, |answer| {
                 if let Err(why) = answer {
                     tracing::info!("the move was refused: {why}");
                 }
@@ -363,6 +364,7 @@ fn story(
             book::violation("INV-4", "a call does not end".to_owned());
         }
     }
+    book::last_check();
     if fine() {
         for site in &mut world.sites {
             let waiting = site.look(|seen| seen.waiting()).unwrap_or_default();

@@ -48,7 +48,7 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Whether a call of each of the services would be let in.
-    pub admits: [bool; 2],
+    pub admits: [bool; app::SERVICES.len()],
     /// The term that the node leads in.
     pub leads_in: Option<u64>,
 }

@@ -51,7 +51,16 @@ fn seeds_that_once_failed_do_not() {
 /// A simulation that finds nothing may not look. Each of these breaks a rule of the node.
 #[test]
 fn a_rule_that_is_broken_is_noticed() {
-    for (broken, noticed) in [("early-take-over", "INV-1"), ("no-lease-check", "INV-1"), ("second-attempt", "INV-2")] {
+    let rules = [
+        ("early-take-over", "INV-1"),
+        ("no-lease-check", "INV-1"),
+        ("second-attempt", "INV-2"),
+        ("early-seal", "I3"),
+        ("forgotten-answers", "I4"),
+        ("no-fence", "I6"),
+        ("unsealed-copy", "I9"),
+    ];
+    for (broken, noticed) in rules {
         let output = simulate(&["run", "--seeds", SEEDS, "--break", broken]);
         assert_eq!(output.status.code(), Some(1), "nobody noticed {broken}: {}", text(&output));
         let found = text(&output);
