@@ -164,25 +164,28 @@ impl Checkpoints {
         ownership: &Ownership,
         last: Option<(u64, blake3::Hash)>,
     ) -> Result<(u64, blake3::Hash), BoxError> {
-        let replies = replies.encode();
         let (mut writer, mut chunks) = SnapshotWriter::new(self.limit);
         let hooks = Arc::clone(&state.hooks);
         // Ends with this future.
         let mut writing = JoinSet::new();
         writing.spawn(async move { hooks.snapshot(&mut writer).await });
+        let mut written = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            written.push(chunk);
+        }
+        match writing.join_next().await {
+            Some(Ok(result)) => result?,
+            _ => return Err("the module was dropped while it wrote its state".into()),
+        }
+        // After the state: of a call that ends meanwhile, an answer without its effect is what the class allows a crash to
+        // lose; an effect without its answer would be had twice.
+        let replies = replies.encode();
         let mut content = vec![Bytes::copy_from_slice(&(replies.len() as u64).to_le_bytes()), replies];
+        content.append(&mut written);
         let mut hasher = blake3::Hasher::new();
         content.iter().for_each(|chunk| {
             hasher.update(chunk);
         });
-        while let Some(chunk) = chunks.recv().await {
-            hasher.update(&chunk);
-            content.push(chunk);
-        }
-        match writing.join_next().await {
-            Some(Ok(written)) => written?,
-            _ => return Err("the module was dropped while it wrote its state".into()),
-        }
         let digest = hasher.finalize();
         let number = match last {
             Some(last) if last.1 == digest => return Ok(last),
