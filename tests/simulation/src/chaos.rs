@@ -85,9 +85,8 @@ impl Fault {
     }
 }
 
-/// Faults that the present node is not made for, and that are left out: each with the reason.
-pub const NOT_YET: [(Fault, &str); 1] =
-    [(Fault::Suspend, "a lease is measured by a clock that stands still while the machine is suspended")];
+/// Faults that are left out unless asked for: each with the reason.
+pub const NOT_YET: [(Fault, &str); 1] = [(Fault::Suspend, "not tried yet since leases end by the wall clock too")];
 
 /// What ends a fault.
 #[derive(Debug, Clone, Copy)]
