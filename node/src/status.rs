@@ -58,6 +58,11 @@ pub(crate) enum CallError {
     TooManyKept { module: ModuleName, most: usize },
     #[error("module `{module}` has run this call, and its answer was too large to keep (`cluster.dedupe_bytes`)")]
     AnswerNotKept { module: ModuleName },
+    #[error(
+        "module `{module}` was running this call when its state was saved, and its node has crashed since: nobody knows \
+         whether the call's effect is in the state"
+    )]
+    Interrupted { module: ModuleName },
     #[error("nobody waited for the call's answer any more, and it did not end within {}", humantime::format_duration(*.0))]
     Abandoned(Duration),
 }
@@ -95,6 +100,7 @@ impl CallError {
             | Self::Fenced { .. }
             | Self::Broken { .. }
             | Self::AnswerNotKept { .. }
+            | Self::Interrupted { .. }
             | Self::Abandoned(_) => Executed::Perhaps,
         }
     }
@@ -123,6 +129,7 @@ impl CallError {
             Self::TooLarge { .. } => "too-large",
             Self::TooManyKept { .. } => "too-many-kept",
             Self::AnswerNotKept { .. } => "answer-not-kept",
+            Self::Interrupted { .. } => "interrupted",
             Self::Abandoned(_) => "abandoned",
         }
     }
@@ -155,7 +162,8 @@ impl From<CallError> for Status {
             | CallError::Cut { .. }
             | CallError::Moved { .. }
             | CallError::LeaseLost { .. }
-            | CallError::Fenced { .. } => Code::Unavailable,
+            | CallError::Fenced { .. }
+            | CallError::Interrupted { .. } => Code::Unavailable,
             CallError::TooManyWaiting { .. } | CallError::TooManyKept { .. } => Code::ResourceExhausted,
             CallError::WaitCycle(_) | CallError::AnswerNotKept { .. } => Code::FailedPrecondition,
             CallError::TooDeep(_) => Code::ResourceExhausted,
@@ -387,6 +395,7 @@ mod tests {
             CallError::TooLarge { most: 1 },
             CallError::TooManyKept { module: module(), most: 1 },
             CallError::AnswerNotKept { module: module() },
+            CallError::Interrupted { module: module() },
             CallError::Abandoned(Duration::from_secs(30)),
         ]
     }

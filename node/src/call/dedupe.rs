@@ -131,10 +131,12 @@ impl Dedupe {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
-    /// The answers, for the instance that will be in this one's place. Of calls that run it says nothing: none do, where the
-    /// gate is drained, or cut and [`Dedupe::cut`] was called.
+    /// The answers, for the instance that will be in this one's place. Calls that run will be answered there that they may
+    /// have: their effect may be in the state that these answers go with. None do where the gate is drained, or cut and
+    /// [`Dedupe::cut`] was called.
     pub(crate) fn encode(&self) -> Bytes {
-        self.book().encode()
+        let interrupted = CallError::Interrupted { module: self.module.clone() };
+        self.book().encode(&Reply::of(interrupted.into()))
     }
 
     /// Takes over the answers of the instance that was in this one's place.
@@ -361,6 +363,17 @@ mod tests {
             let cut = table.answer(key("b"), run).await.unwrap();
             assert_eq!((code(&cut), cut.headers["outpost-outcome"].as_bytes()), (Code::Unavailable, &b"unknown"[..]));
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_ran_when_the_answers_were_written_is_not_run_again_by_who_reads_them() {
+        let (from, to) = (table(10, 10_000), table(10, 10_000));
+        let mut call = std::pin::pin!(from.answer(key("a"), std::future::pending));
+        assert!(poll!(call.as_mut()).is_pending());
+        to.decode(&from.encode()).unwrap();
+        let again = to.answer(key("a"), || async { said("a second run") }).await.unwrap();
+        assert_eq!((code(&again), again.headers["outpost-outcome"].as_bytes()), (Code::Unavailable, &b"unknown"[..]));
+        assert_eq!(again.headers["outpost-reason"], "interrupted");
     }
 
     #[tokio::test]

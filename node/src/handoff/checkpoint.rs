@@ -4,7 +4,8 @@
 //! URL/CLUSTER/MODULE/EPOCH-NUMBER.checkpoint      both numbers in 20 digits: the last name is the newest
 //! ```
 //! An object has the replies that are kept for calls which may come again, then the state, then the digest of both. The
-//! replies are those of calls that had ended before the state was written, so that the effects of those are in it.
+//! replies are taken once the state is written, with a word on each call that ran then: no effect is in the state without
+//! something about its call in the replies.
 //!
 //! **Invariant:** a former owner can't spoil what a new one reads: its checkpoints have a lower epoch, and so an earlier
 //! name; and an object is whole, with the digest of its content at its end, or not taken.
@@ -24,6 +25,7 @@ use url::Url;
 use crate::{
     BoxError,
     call::dedupe::Dedupe,
+    disk,
     id::ModuleName,
     module::{Held, Ownership, SnapshotReader, SnapshotWriter},
     status::{StartError, with_causes},
@@ -106,11 +108,13 @@ impl Checkpoints {
     /// whether there was one.
     ///
     /// # Errors
-    /// A store that does not answer, a module that can't read what it wrote.
+    /// A store that does not answer, a module that can't read what it wrote; checkpoints all of which are damaged: to begin
+    /// empty then is for an operator to decide.
     pub(crate) async fn restore(&self, module: &ModuleName, state: &Held, replies: &Dedupe) -> Result<bool, BoxError> {
-        for name in self.list(module).await? {
-            let object = self.store.get(&name).await?.bytes().await?;
-            let Some((kept, content)) = content(object) else {
+        let names = self.list(module).await?;
+        for name in &names {
+            let object = self.store.get(name).await?.bytes().await?;
+            let Some((kept, content)) = disk::blocking(move || content(object)).await? else {
                 tracing::warn!(%module, checkpoint = %name, "a checkpoint is damaged; the one before it is taken");
                 continue;
             };
@@ -126,6 +130,14 @@ impl Checkpoints {
             restored?;
             tracing::info!(%module, checkpoint = %name, bytes, "restored");
             return Ok(true);
+        }
+        if let Some(newest) = names.first() {
+            let text = format!(
+                "none of the {} checkpoints of module `{module}` is whole, the newest is `{newest}`; put a whole one in its \
+                 place, or delete all of them for the module to begin empty",
+                names.len()
+            );
+            return Err(text.into());
         }
         tracing::info!(%module, "there is no checkpoint: it begins empty");
         Ok(false)
@@ -177,21 +189,25 @@ impl Checkpoints {
             Some(Ok(result)) => result?,
             _ => return Err("the module was dropped while it wrote its state".into()),
         }
-        // After the state: of a call that ends meanwhile, an answer without its effect is what the class allows a crash to
-        // lose; an effect without its answer would be had twice.
+        // Not before: of a call that ends meanwhile, an answer without its effect is what the class allows a crash to lose;
+        // an effect without its answer would be had twice.
         let replies = replies.encode();
         let mut content = vec![Bytes::copy_from_slice(&(replies.len() as u64).to_le_bytes()), replies];
         content.append(&mut written);
-        let mut hasher = blake3::Hasher::new();
-        content.iter().for_each(|chunk| {
-            hasher.update(chunk);
-        });
-        let digest = hasher.finalize();
+        let (content, digest) = disk::blocking(move || {
+            let mut hasher = blake3::Hasher::new();
+            content.iter().for_each(|chunk| {
+                hasher.update(chunk);
+            });
+            (content, hasher.finalize())
+        })
+        .await?;
         let number = match last {
             Some(last) if last.1 == digest => return Ok(last),
             Some((number, _)) => number + 1,
             None => self.next(module, ownership).await?,
         };
+        let mut content = content;
         let mut trailer = BytesMut::with_capacity(TRAILER);
         trailer.extend_from_slice(MAGIC);
         trailer.extend_from_slice(digest.as_bytes());
@@ -310,8 +326,13 @@ mod tests {
             checkpoints.store.put(&newest, damaged.into()).await.unwrap();
             assert_eq!(restored(&checkpoints).await, "one");
         }
-        checkpoints.store.put(&newest, whole.into()).await.unwrap();
+        checkpoints.store.put(&newest, whole.clone().into()).await.unwrap();
         assert_eq!(restored(&checkpoints).await, "two");
+        for name in checkpoints.list(&cart()).await.unwrap() {
+            checkpoints.store.put(&name, whole.slice(1..).into()).await.unwrap();
+        }
+        let refused = checkpoints.restore(&cart(), &holding(""), &replies()).await.unwrap_err().to_string();
+        assert!(refused.contains("none of the 2 checkpoints of module `cart`"), "{refused}");
     }
 
     #[test]

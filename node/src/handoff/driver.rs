@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -31,6 +33,7 @@ use crate::{
         destination::{Destination, Own, destination},
         gate::{Cut, Gate, LeaseEnd},
         link::Links,
+        panic_text,
         placed::Placed,
         slot::{Local, ModuleFacts, Slot, Target},
         table::Table,
@@ -436,8 +439,16 @@ impl Driver {
     }
 
     /// Does something for an instance, for as long as that is there and nothing else was decided.
-    fn work(&mut self, id: InstanceId, work: impl Future<Output = Event> + Send + 'static) {
-        let work = self.jobs.spawn(async move { Done::With(work.await) });
+    fn work(&mut self, module: &ModuleName, id: InstanceId, work: impl Future<Output = Event> + Send + 'static) {
+        let module = module.clone();
+        let work = self.jobs.spawn(async move {
+            let panicked = |panic: Box<dyn Any + Send>| {
+                let error = format!("it panicked: {}", panic_text(&*panic));
+                tracing::error!(%module, error, "what was done for a module did not end");
+                Event::Failed { module, id, error }
+            };
+            Done::With(AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked))
+        });
         let doing = self.doing.entry(id).or_default();
         doing.retain(|work| !work.is_finished());
         doing.push(work);
@@ -453,7 +464,7 @@ impl Driver {
         let Some(source) = members.get(&from.node).filter(|member| member.generation == from.generation) else {
             let error = format!("the address of node `{}` is not known here", from.node);
             drop(members);
-            return self.work(id, async move { Event::Failed { module, id, error } });
+            return self.work(&module.clone(), id, async move { Event::Failed { module, id, error } });
         };
         let taking = Taking {
             cluster: self.state.borrow().cluster.clone(),
@@ -470,7 +481,7 @@ impl Driver {
             limit: self.around.max_state,
         };
         drop(members);
-        self.work(id, async move {
+        self.work(&module.clone(), id, async move {
             let began = Instant::now();
             match taking.take().await {
                 Ok(digest) => {
@@ -492,7 +503,7 @@ impl Driver {
         let Some(instance) = self.instances.get(&id) else { return };
         let (ownership, state, kept) = (instance.ownership.clone(), instance.state.clone(), Arc::clone(&instance.kept));
         let (checkpoints, limit) = (self.around.checkpoints.clone(), self.around.start_timeout);
-        self.work(id, async move {
+        self.work(&module.clone(), id, async move {
             let activated = timeout(limit, async {
                 if let Some(state) = state.filter(|_| restore) {
                     checkpoints.restore(&module, &state, &kept).await?;
@@ -544,7 +555,7 @@ impl Driver {
         let (gate, tasks, empty) = (Arc::clone(&instance.gate), instance.tasks.tasks.clone(), instance.empty.clone());
         let (grace, limit, events) = (self.around.stream_grace, self.around.seal_timeout, self.events.0.clone());
         let (kept, opening) = (Arc::clone(&instance.kept), gate.opening());
-        self.work(id, async move {
+        self.work(&module.clone(), id, async move {
             // Tasks and calls that go on by themselves should come to an end, whether or not there is a stream.
             tasks.drain();
             if gate.streams() > 0 {

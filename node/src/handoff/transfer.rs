@@ -59,6 +59,8 @@ const QUEUE: usize = 8;
 const CHUNK: usize = 256 << 10;
 /// What may be on its way between the nodes.
 const WINDOW: u32 = 8 << 20;
+/// What one frame may carry: fewer of them are less work for both.
+const FRAME: u32 = 1 << 20;
 /// A chunk, and what is around it.
 const LARGEST_MESSAGE: usize = 4 << 20;
 
@@ -368,6 +370,7 @@ impl Taking {
             .connect_timeout(SILENCE)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
+            .max_frame_size(FRAME)
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(4))
             .tcp_nodelay(true);

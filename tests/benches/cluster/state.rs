@@ -70,9 +70,42 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
             &columns,
             rows,
         );
-        let plain = plain_copy(256 * MIB).await;
-        report.say(&format!("A plain TCP copy of 256 MiB over loopback takes {:.0} ms.", plain.as_secs_f64() * 1e3));
+        let Copies { moved, plain, kept } = copies(plan.moves.clamp(1, 9)).await;
+        let row = |what: &str, took: f64| vec![Cell::from(what.to_owned()), whole(took), hundredths(plain / took)];
+        report.table(
+            "256 MiB over loopback, with nobody calling",
+            &["way", "median ms", "speed, as a share of the plain copy's"],
+            vec![
+                row("plain TCP copy, whose bytes are dropped", plain),
+                row("plain TCP copy, whose bytes are kept in new memory", kept),
+                row("a move: from the request until the target has a copy, both digests included", moved),
+            ],
+        );
     });
+}
+
+/// Medians in milliseconds.
+struct Copies {
+    moved: f64,
+    plain: f64,
+    kept: f64,
+}
+
+/// How fast a state travels, in turns with plain copies.
+async fn copies(rounds: usize) -> Copies {
+    let nodes = Nodes::start(3, 3, &["cluster.max_rebalancing=0"]).await;
+    let first = nodes.node("node-1");
+    let mut store = StoreClient::new(connect(first.ingress).await);
+    store.fill(FillRequest { bytes: 256 * MIB }).await.expect("it is filled");
+    let (mut plain, mut kept) = (Vec::new(), Vec::new());
+    for number in 0..rounds {
+        plain.push(plain_copy(256 * MIB, false).await.as_secs_f64() * 1e3);
+        kept.push(plain_copy(256 * MIB, true).await.as_secs_f64() * 1e3);
+        move_store(&first.admin, &format!("node-{}", (number + 1) % 3 + 1)).await;
+        sleep(QUIET).await;
+    }
+    let moved = quantile(copied(&events(&first.admin).await), 0.5);
+    Copies { moved, plain: quantile(plain, 0.5), kept: quantile(kept, 0.5) }
 }
 
 struct Measured {
@@ -226,7 +259,7 @@ fn copied(events: &[Event]) -> Vec<f64> {
 }
 
 /// How long as many bytes take over a connection of their own, from one task to another.
-async fn plain_copy(bytes: u64) -> Duration {
+async fn plain_copy(bytes: u64, keep: bool) -> Duration {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("it is bound");
     let mut copying = JoinSet::new();
@@ -240,8 +273,16 @@ async fn plain_copy(bytes: u64) -> Duration {
     let (mut stream, _) = listener.accept().await.expect("it connects");
     let began = Instant::now();
     let mut buffer = vec![0; 256 << 10];
-    while stream.read(&mut buffer).await.expect("it is written") > 0 {}
-    began.elapsed()
+    let mut all = Vec::new();
+    loop {
+        let read = stream.read(&mut buffer).await.expect("it is written");
+        if read == 0 {
+            return began.elapsed();
+        }
+        if keep {
+            all.push(buffer[..read].to_vec());
+        }
+    }
 }
 
 pub(crate) fn drain(plan: &Plan, report: &mut Report) {

@@ -3,8 +3,8 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use outpost::{App, BoxError, Module};
-use tonic::{Request, Response, Status};
+use outpost::{App, BoxError, Context, Module, State};
+use tonic::{Request, Response, Status, service::Interceptor};
 
 use crate::{
     book,
@@ -35,6 +35,32 @@ pub const MOVED: [&str; 4] = [REGISTER, PAD, SHELF, LEDGER];
 const CHECKPOINTED_EVERY: Duration = Duration::from_millis(200);
 /// The key of the metadata that tells which call it is, before the call itself has arrived.
 pub const CALL: &str = "call-id";
+
+/// Notes the calls that a module lets in: it runs as soon as one is.
+#[derive(Debug, Clone)]
+pub struct Admit {
+    module: &'static str,
+    generation: u64,
+}
+
+impl Admit {
+    /// Of a node whose data are in that directory.
+    ///
+    /// # Errors
+    /// Of reading its generation.
+    pub fn new(module: &'static str, data_dir: &Path) -> Result<Self, BoxError> {
+        Ok(Self { module, generation: std::fs::read_to_string(data_dir.join("generation"))?.trim().parse()? })
+    }
+}
+
+impl Interceptor for Admit {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let node = turn().map(|board| board.name().to_owned()).unwrap_or_default();
+        let call = request.metadata().get(CALL).and_then(|call| call.to_str().ok()).unwrap_or_default();
+        book::admitted(call, self.module, &node, self.generation);
+        Ok(request)
+    }
+}
 
 struct Registering {
     generation: u64,
@@ -74,27 +100,38 @@ impl Desk for AtTheDesk {
 /// The program of one process. Which one it is, its data directory tells once it has begun.
 #[must_use]
 pub fn app(data_dir: &Path) -> App {
-    let file: Arc<Path> = data_dir.join("generation").into();
-    let register = Module::new(REGISTER, move || {
-        let file = Arc::clone(&file);
+    let data: Arc<Path> = data_dir.into();
+    let admit = move |module| {
+        let data = Arc::clone(&data);
+        move || Admit::new(module, &data)
+    };
+    let (register, pad, shelf, ledger) = (admit(REGISTER), admit(PAD), admit(SHELF), admit(LEDGER));
+    let register = move || {
+        let admit = register();
         async move {
-            let generation: u64 = std::fs::read_to_string(&file)?.trim().parse()?;
-            // Runs as soon as a call is let in.
-            let admit = move |request: Request<()>| {
-                let node = turn().map(|board| board.name().to_owned()).unwrap_or_default();
-                let call = request.metadata().get(CALL).and_then(|call| call.to_str().ok()).unwrap_or_default();
-                book::admitted(call, &node, generation);
-                Ok::<Request<()>, Status>(request)
-            };
-            Ok::<_, BoxError>(RegisterServer::with_interceptor(Registering { generation }, admit))
+            let admit = admit?;
+            let registering = Registering { generation: admit.generation };
+            Ok::<_, BoxError>(RegisterServer::with_interceptor(registering, admit))
         }
-    });
+    };
+    let pad = move |ctx: Context, list: State<state::List<true>>| {
+        let admit = pad();
+        async move { state::pad(admit?, ctx, list).await }
+    };
+    let shelf = move |ctx: Context, list: State<state::List<false>>| {
+        let admit = shelf();
+        async move { state::shelf(admit?, ctx, list).await }
+    };
+    let ledger = move |ctx: Context| {
+        let admit = ledger();
+        async move { state::ledger(admit?, ctx).await }
+    };
     App::new("register", "1.0.0")
-        .with(register)
+        .module(REGISTER, register)
         .module(DESK, desk)
-        .with(Module::new(PAD, state::pad))
-        .with(Module::new(SHELF, state::shelf).checkpointed(CHECKPOINTED_EVERY))
-        .with(Module::new(LEDGER, state::ledger).durable())
+        .module(PAD, pad)
+        .with(Module::new(SHELF, shelf).checkpointed(CHECKPOINTED_EVERY))
+        .with(Module::new(LEDGER, ledger).durable())
 }
 
 async fn desk(register: RegisterHandle) -> Result<DeskServer<impl Desk>, BoxError> {

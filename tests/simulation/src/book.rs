@@ -9,7 +9,7 @@ use std::{
 use outpost::simulation::{Placement, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::{app::REGISTER, state::Lists};
+use crate::state::Lists;
 
 /// How a call ended, as its caller knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +67,20 @@ struct Book {
     /// The owner of each epoch of each module.
     owners: BTreeMap<(String, u64), (String, u64)>,
     /// Calls that were let in by somebody who was not the owner a millisecond ago.
-    suspects: Vec<(String, String, u64)>,
+    suspects: Vec<Suspect>,
     violation: Option<Violation>,
     take_overs: u64,
     hand_overs: u64,
     lists: Lists,
+}
+
+/// A call that was let in by somebody who was not the owner then.
+#[derive(Debug)]
+struct Suspect {
+    call: String,
+    module: &'static str,
+    node: String,
+    generation: u64,
 }
 
 thread_local! {
@@ -121,12 +130,12 @@ pub fn ended(call: &str, end: End) {
 }
 
 /// A call was let in by the instance of a process. (INV-1)
-pub fn admitted(call: &str, node: &str, generation: u64) {
+pub fn admitted(call: &str, module: &'static str, node: &str, generation: u64) {
     BOOK.with_borrow_mut(|book| {
-        let Some(owner) = book.truth.get(REGISTER).and_then(|record| record.owner.as_ref()) else { return };
+        let Some(owner) = book.truth.get(module).and_then(|record| record.owner.as_ref()) else { return };
         if (owner.0.as_str(), owner.1) != (node, generation) {
             // What this node has applied in this millisecond is not written down yet.
-            book.suspects.push((call.to_owned(), node.to_owned(), generation));
+            book.suspects.push(Suspect { call: call.to_owned(), module, node: node.to_owned(), generation });
         }
     });
 }
@@ -135,14 +144,13 @@ pub fn admitted(call: &str, node: &str, generation: u64) {
 pub fn settle() {
     BOOK.with_borrow_mut(|book| {
         settle_lists(book);
-        let suspects = std::mem::take(&mut book.suspects);
-        let Some(record) = book.truth.get(REGISTER).cloned() else { return };
-        let Some((owner, of)) = &record.owner else { return };
-        for (call, node, generation) in suspects {
+        for Suspect { call, module, node, generation } in std::mem::take(&mut book.suspects) {
+            let Some(record) = book.truth.get(module) else { continue };
+            let Some((owner, of)) = &record.owner else { continue };
             if (owner, of) != (&node, &generation) {
                 let epoch = record.epoch;
                 let text = format!(
-                    "{node}/{generation} let {call} in although {owner}/{of} owns `{REGISTER}` since epoch {epoch}, \
+                    "{node}/{generation} let {call} in although {owner}/{of} owns `{module}` since epoch {epoch}, \
                      which is committed"
                 );
                 violated(book, "INV-1, I2", text);
@@ -189,6 +197,13 @@ pub fn appended(call: &str, module: &str, epoch: u64, node: &str, generation: u6
 
 fn settle_lists(book: &mut Book) {
     book.lists.settle();
+    tell(book);
+    for (call, node) in book.lists.arrive(book.now_ms) {
+        book.executed.entry(call.clone()).or_default().push((node.clone(), 0));
+        if book.ended.get(&call) == Some(&End::NotExecuted) {
+            violated(book, "I7", format!("{call} was said not to have run, and then ran at {node}"));
+        }
+    }
     tell(book);
 }
 

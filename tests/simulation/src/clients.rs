@@ -11,7 +11,7 @@ use tonic::{
 };
 
 use crate::{
-    app::CALL,
+    app::{CALL, REGISTER},
     book::{self, End},
     machine::Board,
     state::{LEDGER, PAD, SHELF},
@@ -71,9 +71,16 @@ enum Whom {
 }
 
 impl Whom {
-    fn at_random() -> Self {
-        [Self::Register, Self::Register, Self::Desk, Self::Pad, Self::Pad, Self::Shelf, Self::Shelf, Self::Ledger]
-            [rand::random_range(0..8)]
+    const ALL: [Self; 5] = [Self::Register, Self::Desk, Self::Pad, Self::Shelf, Self::Ledger];
+
+    /// Half of all calls are for the module that the run is about.
+    fn at_random(favourite: &str) -> Self {
+        let all = if rand::random_bool(0.5) {
+            Self::ALL.into_iter().filter(|whom| whom.list().unwrap_or(REGISTER) == favourite).collect()
+        } else {
+            Self::ALL.to_vec()
+        };
+        all[rand::random_range(0..all.len())]
     }
 
     /// The name of a module with state.
@@ -112,7 +119,13 @@ struct Again {
 }
 
 /// Calls, one after the other.
-pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, pause_ms: u64) {
+pub async fn call(
+    name: String,
+    board: Arc<Board>,
+    orders: Rc<RefCell<Orders>>,
+    pause_ms: u64,
+    favourite: &'static str,
+) {
     let mut channels: BTreeMap<SocketAddr, Channel> = BTreeMap::new();
     let mut was_calm = false;
     let mut again: Option<Again> = None;
@@ -131,7 +144,7 @@ pub async fn call(name: String, board: Arc<Board>, orders: Rc<RefCell<Orders>>, 
         }
         let channel = channels.entry(node).or_insert_with(|| channel(&board, node)).clone();
         let Again { whom, id, times } = again.take().unwrap_or_else(|| {
-            let whom = Whom::at_random();
+            let whom = Whom::at_random(favourite);
             let id = format!("{}-{name}-{number}", whom.list().unwrap_or("register"));
             Again { whom, id, times: 0 }
         });

@@ -138,11 +138,11 @@ impl World {
         Self { now: 0, network, names, random, sites, clients, orders, starts: 0, leaders: BTreeMap::new() }
     }
 
-    fn call(&mut self, clients: usize, pause_ms: u64) {
+    fn call(&mut self, clients: usize, pause_ms: u64, favourite: &'static str) {
         for client in 0..clients {
             let board = Arc::clone(&self.clients.board);
             let orders = Rc::clone(&self.orders);
-            self.clients.spawn(clients::call(format!("c{client}"), board, orders, pause_ms));
+            self.clients.spawn(clients::call(format!("c{client}"), board, orders, pause_ms, favourite));
         }
     }
 
@@ -311,7 +311,8 @@ fn story(
         }
     }
     tracing::info!("the cluster has begun");
-    world.call(random.random_range(2..=4), random.random_range(5..=60));
+    world.call(random.random_range(2..=4), random.random_range(5..=60), chaos.favourite);
+    book::lists(|lists| lists.slow = true);
     // Things go wrong.
     let until = world.now + plan.seconds * SECOND;
     while fine() && world.now < until {
@@ -331,6 +332,7 @@ fn story(
     tracing::info!("no more faults");
     let World { now, sites, network, .. } = &mut *world;
     chaos.end(*now, sites, network);
+    book::lists(|lists| lists.slow = false);
     let (ended, mut well) = (world.now, None);
     while fine() {
         world.tick();

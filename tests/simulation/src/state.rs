@@ -18,10 +18,11 @@ use std::{
 };
 
 use outpost::{BoxError, Context, Snapshot, SnapshotReader, SnapshotWriter, State, fence, simulation};
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    app::Admit,
     book,
     machine::turn,
     v1::{
@@ -38,8 +39,10 @@ pub const PAD: &str = "pad";
 pub const SHELF: &str = "shelf";
 /// The durable one.
 pub const LEDGER: &str = "ledger";
-/// How long a write may be on its way to the store, in milliseconds.
+/// How long something is usually on its way to the store at the most, in milliseconds.
 const WAY: u64 = 40;
+/// And if it has to be sent again and again: longer than a lease, and than callers wait.
+const LONG_WAY: u64 = 15_000;
 
 fn me() -> String {
     turn().map(|board| board.name().to_owned()).unwrap_or_default()
@@ -120,8 +123,10 @@ impl<const TRACKS: bool> Listing<TRACKS> {
             let entries = self.list.entries().clone();
             book::lists(|lists| lists.opened(self.name, epoch, entries, None));
         }
-        if work_ms > 0 {
-            sleep(Duration::from_millis(work_ms.into())).await;
+        // Some calls go on after their effect.
+        let (before, after) = if rand::random_bool(0.5) { (work_ms, 0) } else { (0, work_ms) };
+        if before > 0 {
+            sleep(Duration::from_millis(before.into())).await;
         }
         let place = {
             let mut entries = self.list.entries();
@@ -131,6 +136,9 @@ impl<const TRACKS: bool> Listing<TRACKS> {
         let node = me();
         // A call that began before the module went and came back is one of the epoch that it began at.
         book::appended(&id, self.name, epoch, &node, 0);
+        if after > 0 {
+            sleep(Duration::from_millis(after.into())).await;
+        }
         Appended { id, node, generation: 0, epoch, place }
     }
 }
@@ -151,13 +159,21 @@ impl shelf_server::Shelf for Listing<false> {
 
 /// # Errors
 /// None.
-pub async fn pad(ctx: Context, list: State<List<true>>) -> Result<PadServer<impl pad_server::Pad>, BoxError> {
-    Ok(PadServer::new(Listing { ctx, list, name: PAD, called: AtomicU64::new(0) }))
+pub async fn pad(
+    admit: Admit,
+    ctx: Context,
+    list: State<List<true>>,
+) -> Result<Watched<PadServer<impl pad_server::Pad>>, BoxError> {
+    Ok(PadServer::with_interceptor(Listing { ctx, list, name: PAD, called: AtomicU64::new(0) }, admit))
 }
 
 /// # Errors
 /// None.
-pub async fn shelf(ctx: Context, list: State<List<false>>) -> Result<ShelfServer<impl shelf_server::Shelf>, BoxError> {
+pub async fn shelf(
+    admit: Admit,
+    ctx: Context,
+    list: State<List<false>>,
+) -> Result<Watched<ShelfServer<impl shelf_server::Shelf>>, BoxError> {
     let opened = list.clone();
     ctx.on_activate(move |epoch| {
         let entries = opened.entries().clone();
@@ -168,8 +184,11 @@ pub async fn shelf(ctx: Context, list: State<List<false>>) -> Result<ShelfServer
         book::lists(|lists| lists.opened(SHELF, epoch, entries, Some(newest)));
         async { Ok::<_, BoxError>(()) }
     });
-    Ok(ShelfServer::new(Listing { ctx, list, name: SHELF, called: AtomicU64::new(0) }))
+    Ok(ShelfServer::with_interceptor(Listing { ctx, list, name: SHELF, called: AtomicU64::new(0) }, admit))
 }
+
+/// A server that notes which calls were let in.
+type Watched<S> = tonic::service::interceptor::InterceptedService<S, Admit>;
 
 struct Booking {
     ctx: Context,
@@ -180,23 +199,46 @@ impl ledger_server::Ledger for Booking {
     async fn append(&self, request: Request<Entry>) -> Result<Response<Appended>, Status> {
         let Entry { id, work_ms } = request.into_inner();
         let epoch = self.ctx.epoch();
-        // The work, and the way to the store: what was sent arrives, whatever becomes of the sender.
-        sleep(Duration::from_millis(u64::from(work_ms) + rand::random_range(0..WAY))).await;
-        let place = book::lists(|lists| lists.write(epoch, &id));
+        sleep(Duration::from_millis(work_ms.into())).await;
+        let place = at_the_store(epoch, Some(id.clone())).await;
         let place = place.map_err(|fenced| Status::aborted(fenced.to_string()))?;
-        book::appended(&id, LEDGER, epoch, &me(), 0);
         Ok(Response::new(Appended { id, node: me(), generation: 0, epoch, place }))
     }
 }
 
 /// # Errors
 /// None.
-pub async fn ledger(ctx: Context) -> Result<LedgerServer<impl ledger_server::Ledger>, BoxError> {
-    ctx.on_activate(|epoch| async move {
-        sleep(Duration::from_millis(rand::random_range(0..WAY))).await;
-        book::lists(|lists| lists.raise(epoch)).map_err(BoxError::from)
+pub async fn ledger(admit: Admit, ctx: Context) -> Result<Watched<LedgerServer<impl ledger_server::Ledger>>, BoxError> {
+    ctx.on_activate(|epoch| async move { at_the_store(epoch, None).await.map(drop).map_err(BoxError::from) });
+    Ok(LedgerServer::with_interceptor(Booking { ctx }, admit))
+}
+
+/// Sends an entry to the store, or only the epoch. What was sent arrives, whatever becomes of the sender.
+async fn at_the_store(epoch: u64, id: Option<String>) -> Result<u64, fence::Fenced> {
+    let (done, answer) = oneshot::channel();
+    let long = id.is_some() && rand::random_ratio(1, 16);
+    let now_ms = book::now_ms();
+    book::lists(|lists| {
+        let way = if long && lists.slow { LONG_WAY } else { WAY };
+        let at = now_ms + rand::random_range(1..way);
+        lists.under_way.push(Sent { at, epoch, id, node: me(), done });
     });
-    Ok(LedgerServer::new(Booking { ctx }))
+    match answer.await {
+        Ok(answer) => answer,
+        // The store never drops one.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What is on its way to the store of the ledger.
+#[derive(Debug)]
+struct Sent {
+    /// When it arrives, in milliseconds.
+    at: u64,
+    epoch: u64,
+    id: Option<String>,
+    node: String,
+    done: oneshot::Sender<Result<u64, fence::Fenced>>,
 }
 
 /// What an instance began to serve with.
@@ -226,7 +268,10 @@ pub struct Lists {
     taken: BTreeMap<(String, u64), bool>,
     /// The first answer that each call got.
     answers: BTreeMap<String, (&'static str, Answer)>,
-    /// The store: its epoch, and what it holds.
+    /// Whether some of what is sent to the store is on its way for long.
+    pub slow: bool,
+    /// The store: what is on its way to it, its epoch, and what it holds.
+    under_way: Vec<Sent>,
     fence: Option<u64>,
     stored: Vec<String>,
 }
@@ -238,9 +283,7 @@ impl Lists {
 
     /// A record tells of a take-over.
     pub fn taken_over(&mut self, module: &str, epoch: u64, kept: bool) {
-        if !self.taken.contains_key(&(module.to_owned(), epoch)) {
-            self.taken.insert((module.to_owned(), epoch), kept);
-        }
+        self.taken.entry((module.to_owned(), epoch)).or_insert(kept);
     }
 
     /// Whether the state may have been lost after one epoch, until another one.
@@ -354,6 +397,23 @@ impl Lists {
         self.acknowledged(LEDGER, u64::MAX, 0, &stored);
     }
 
+    /// What has arrived at the store by now: transactions, in some order. Returns the entries that were added.
+    pub fn arrive(&mut self, now_ms: u64) -> Vec<(String, String)> {
+        let mut added = Vec::new();
+        for Sent { epoch, id, node, done, .. } in
+            self.under_way.extract_if(.., |sent| sent.at <= now_ms).collect::<Vec<_>>()
+        {
+            let answer = match &id {
+                Some(id) => self.write(epoch, id),
+                None => self.raise(epoch).map(|()| 0),
+            };
+            added.extend(id.filter(|_| answer.is_ok()).map(|id| (id, node)));
+            // Whoever sent it may have ended.
+            let _ = done.send(answer);
+        }
+        added
+    }
+
     fn raise(&mut self, epoch: u64) -> Result<(), fence::Fenced> {
         if self.fence.is_none_or(|stored| stored < epoch) {
             self.fence = Some(epoch);
@@ -367,6 +427,9 @@ impl Lists {
         if self.fence.is_some_and(|stored| epoch < stored) {
             let text = format!("the store took {id} at epoch {epoch}, and its fence is at {:?}", self.fence);
             self.violated("I6", text);
+        }
+        if self.stored.iter().any(|known| known == id) {
+            self.violated("INV-2, I4", format!("the store has {id}, and got it again at epoch {epoch}"));
         }
         self.stored.push(id.to_owned());
         Ok(self.stored.len() as u64)

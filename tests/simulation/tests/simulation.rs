@@ -54,7 +54,7 @@ fn a_rule_that_is_broken_is_noticed() {
     let rules = [
         ("early-take-over", "INV-1"),
         ("no-lease-check", "INV-1"),
-        ("second-attempt", "INV-2"),
+        ("second-attempt", "I7"),
         ("early-seal", "I3"),
         ("forgotten-answers", "I4"),
         ("no-fence", "I6"),

@@ -131,10 +131,11 @@ impl<R> Book<R> {
         }
     }
 
-    /// The answers, the oldest first.
-    pub(crate) fn encode(&self) -> Bytes {
-        let kept = self.order.iter().filter_map(|key| Some(kept(key, &self.answers.get(key)?.0)));
-        let answers = KeptAnswers { answers: kept.collect() };
+    /// The answers, the oldest first; then one for each call that runs.
+    pub(crate) fn encode(&self, interrupted: &Reply) -> Bytes {
+        let answered = self.order.iter().filter_map(|key| Some(kept(key, &self.answers.get(key)?.0)));
+        let running = self.running.keys().map(|key| kept(key, interrupted));
+        let answers = KeptAnswers { answers: answered.chain(running).collect() };
         let mut encoded = BytesMut::with_capacity(1 + answers.encoded_len());
         encoded.put_u8(VERSION);
         answers.encode(&mut encoded).expect("a buffer that grows");
@@ -296,7 +297,7 @@ mod tests {
         ["a", "b", "c"].iter().for_each(|call_id| run(&mut large, call_id, b"x"));
         let mut small = book(2, 10_000);
         run(&mut small, "own", b"x");
-        small.decode(&large.encode()).unwrap();
+        small.decode(&large.encode(&reply(b""))).unwrap();
         let kept = ["own", "a", "b", "c"].map(|call_id| answer(&small, call_id).is_some());
         assert_eq!(kept, [false, false, true, true]);
     }
@@ -361,11 +362,11 @@ mod tests {
                 from.finish(key(call_id), Arc::new(reply.clone()));
             }
             let mut to = book(1000, 1 << 20);
-            to.decode(&from.encode()).unwrap();
+            to.decode(&from.encode(&reply(b""))).unwrap();
             prop_assert_eq!(&from.order, &to.order);
             prop_assert_eq!(&from.answers, &to.answers);
             prop_assert_eq!(from.bytes, to.bytes);
-            prop_assert_eq!(from.encode(), to.encode());
+            prop_assert_eq!(from.encode(&reply(b"")), to.encode(&reply(b"")));
         }
 
         #[test]
@@ -385,7 +386,7 @@ mod tests {
             for (call_id, reply) in replies {
                 from.finish(key(&call_id), Arc::new(reply));
             }
-            let mut encoded = from.encode().to_vec();
+            let mut encoded = from.encode(&reply(b"")).to_vec();
             let at = at.index(encoded.len());
             if cut { encoded.truncate(at) } else { encoded[at] = byte }
             let mut to = book(3, 500);
