@@ -4,7 +4,7 @@
 //! handle ───────────────┐             ┌─▶ the service trait's method     (direct: no encoding, no queue, no task)
 //! channel ──▶ table ──▶ slot ─▶ gate ─┴─▶ the tonic server, in process   (wire: interceptors, layers, other clients)
 //! ingress ──▶ table ────┤  └─▶ link ═══▶ the node that hosts the module  (bytes are passed on, never decoded)
-//! a node  ══▶ table ────┘
+//! a node  ══▶ table ────┘       └─▶ carrier ═══▶                        (small unary calls, many in one stream)
 //! ```
 //!
 //! **Invariant:** whatever way a call takes, it has the same result, status, deadline, cancellation and metadata.
@@ -13,12 +13,14 @@
 //! What becomes of a call whose answer was lost is the method's to say ([`delivery`]): [`retry`] decides whether it is made
 //! again, [`dedupe`] keeps answers, so that it is not executed again, and [`resume`] goes on with a stream.
 
+mod carrier;
 pub(crate) mod chain;
 mod channel;
 pub(crate) mod deadline;
 pub(crate) mod dedupe;
 pub(crate) mod delivery;
 pub(crate) mod destination;
+pub(crate) mod frame;
 pub(crate) mod gate;
 mod guard;
 mod handle;

@@ -16,6 +16,7 @@ use outpost_proto::cluster::v1::{
     handoff_server::HandoffServer,
     knowledge_client::KnowledgeClient,
     knowledge_server::{Knowledge, KnowledgeServer},
+    link_server::LinkServer,
 };
 use tokio::{
     sync::watch,
@@ -32,7 +33,7 @@ use crate::{
     disk,
     handoff::transfer::{Offers, Source},
     id::{Incarnation, ModuleName, NodeId},
-    ingress::{Front, Server},
+    ingress::{Front, Server, carried::Carried},
     membership::{Identity, Lifecycle, Load, Member, Members, Membership, Options, Seeds},
     net::{self, TcpListener},
     placement::{
@@ -221,6 +222,9 @@ impl Cluster {
         // The node's own first: no module can stand in for them.
         let slots = table.slots().filter(|slot| !slot.is_built_in()).cloned();
         let front = Front::for_nodes(Arc::new(Table::new(slots.chain(built_in))));
+        let table = front.table().slots().cloned();
+        let carried = self::built_in(LinkServer::new(Carried::new(front.clone())));
+        let front = front.with(Arc::new(Table::new(table.chain([carried]))));
         let server = Server::start(listener, None, front.clone(), &settings.for_nodes());
 
         let limits = Limits { max_rebalancing: cluster.max_rebalancing, max_moves: cluster.max_moves };

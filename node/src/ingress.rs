@@ -8,6 +8,7 @@
 //! The accept loop is ours, since tonic's spins when file descriptors run out, has no cap on connections, and its
 //! graceful end waits for clients that never answer.
 
+pub(crate) mod carried;
 mod front;
 mod tls;
 mod watched;

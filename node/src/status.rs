@@ -58,6 +58,8 @@ pub(crate) enum CallError {
     TooManyKept { module: ModuleName, most: usize },
     #[error("module `{module}` has run this call, and its answer was too large to keep (`cluster.dedupe_bytes`)")]
     AnswerNotKept { module: ModuleName },
+    #[error("another node sent a call that this one can't read: {0}")]
+    Malformed(String),
     #[error(
         "module `{module}` was running this call when its state was saved, and its node has crashed since: nobody knows \
          whether the call's effect is in the state"
@@ -89,7 +91,8 @@ impl CallError {
             | Self::NotHere { .. }
             | Self::BadCallId { .. }
             | Self::TooLarge { .. }
-            | Self::TooManyKept { .. } => Executed::No,
+            | Self::TooManyKept { .. }
+            | Self::Malformed(_) => Executed::No,
             Self::DeadlineExceeded
             | Self::Panicked
             | Self::ErrorWithoutCode
@@ -130,6 +133,7 @@ impl CallError {
             Self::TooManyKept { .. } => "too-many-kept",
             Self::AnswerNotKept { .. } => "answer-not-kept",
             Self::Interrupted { .. } => "interrupted",
+            Self::Malformed(_) => "malformed",
             Self::Abandoned(_) => "abandoned",
         }
     }
@@ -164,6 +168,7 @@ impl From<CallError> for Status {
             | CallError::LeaseLost { .. }
             | CallError::Fenced { .. }
             | CallError::Interrupted { .. } => Code::Unavailable,
+            CallError::Malformed(_) => Code::InvalidArgument,
             CallError::TooManyWaiting { .. } | CallError::TooManyKept { .. } => Code::ResourceExhausted,
             CallError::WaitCycle(_) | CallError::AnswerNotKept { .. } => Code::FailedPrecondition,
             CallError::TooDeep(_) => Code::ResourceExhausted,
@@ -396,6 +401,7 @@ mod tests {
             CallError::TooManyKept { module: module(), most: 1 },
             CallError::AnswerNotKept { module: module() },
             CallError::Interrupted { module: module() },
+            CallError::Malformed("it has no path".to_owned()),
             CallError::Abandoned(Duration::from_secs(30)),
         ]
     }

@@ -56,3 +56,26 @@ pub mod metadata {
     /// What tells a call apart from all others, and is the same each time that it is made. A client may give its own.
     pub const CALL_ID: &str = "outpost-call-id";
 }
+
+/// Names of fields that calls between nodes often have: they travel as their place in this list, counted from 1. The list
+/// does not change: an earlier version of a node could not read a name that is new in it.
+pub const KNOWN_FIELDS: [&str; 18] = [
+    "content-type",
+    "user-agent",
+    "grpc-timeout",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+    metadata::HOPS,
+    metadata::EPOCH,
+    metadata::FENCE,
+    metadata::CHAIN,
+    metadata::DEPTH,
+    metadata::MOVED,
+    metadata::OUTCOME,
+    metadata::REASON,
+    metadata::CALL_ID,
+    "date",
+];

@@ -58,8 +58,8 @@ pub struct MethodDelivery {
     pub unary: bool,
 }
 
-/// The methods of a service that are not [`Delivery::Once`], by path: `/shop.v1.Cart/Add`. `descriptors` is an encoded
-/// `FileDescriptorSet`, which may hold other services too.
+/// The methods of a service, by path: `/shop.v1.Cart/Add`. `descriptors` is an encoded `FileDescriptorSet`, which may hold
+/// other services too.
 ///
 /// # Errors
 /// What is no such set.
@@ -78,9 +78,8 @@ pub fn deliveries(descriptors: &[u8], service: &str) -> Result<HashMap<String, M
                 let unary = !method.client_streaming && !method.server_streaming;
                 let delivery = method.options.as_ref().map(MethodOptions::delivery).unwrap_or_default();
                 // Compilers other than `outpost-build` do not see that the answers of streams can't be kept.
-                if delivery == Delivery::Idempotent || (delivery == Delivery::Dedupe && unary) {
-                    found.insert(format!("/{full_name}/{}", method.name), MethodDelivery { delivery, unary });
-                }
+                let delivery = if delivery == Delivery::Dedupe && !unary { Delivery::Once } else { delivery };
+                found.insert(format!("/{full_name}/{}", method.name), MethodDelivery { delivery, unary });
             }
         }
     }
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_without_the_option_and_streams_whose_answers_can_not_be_kept_are_left_out() {
+    fn methods_without_the_option_and_streams_whose_answers_can_not_be_kept_are_delivered_once() {
         let methods = vec![
             Method { name: "Plain".to_owned(), ..Method::default() },
             method("Once", Delivery::Once, false),
@@ -110,7 +109,11 @@ mod tests {
             vec![service("Cart", methods), service("Other", vec![method("Dedupe", Delivery::Dedupe, false)])];
         let set = FileSet { file: vec![File { package: "shop".to_owned(), service: services }] };
         let found = deliveries(&set.encode_to_vec(), "shop.Cart").unwrap();
+        let once = |unary| MethodDelivery { delivery: Delivery::Once, unary };
         let expected = [
+            ("/shop.Cart/Plain".to_owned(), once(true)),
+            ("/shop.Cart/Once".to_owned(), once(true)),
+            ("/shop.Cart/Impossible".to_owned(), once(false)),
             ("/shop.Cart/Idempotent".to_owned(), MethodDelivery { delivery: Delivery::Idempotent, unary: false }),
             ("/shop.Cart/Dedupe".to_owned(), MethodDelivery { delivery: Delivery::Dedupe, unary: true }),
         ];

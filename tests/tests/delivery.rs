@@ -277,6 +277,8 @@ fn ways_of_n2(cluster: &TestCluster) -> Vec<(String, Way)> {
 async fn an_answer_that_is_lost_is_given_again_and_the_module_has_run_once() {
     let (cluster, ledger, proxy) = apart().await;
     for (name, way) in ways_of_n2(&cluster) {
+        // Nothing is sent before the other node has said a word.
+        way.call(Method::Dedupe, work("before", Deed::Unspecified).into_request()).await.unwrap();
         let call = way.call(Method::Dedupe, work(&name, Deed::Unspecified).into_request());
         proxy.lose_answers();
         let cut = async {
@@ -308,6 +310,7 @@ async fn what_runs_once_is_not_made_again_and_says_so_and_what_is_idempotent_is(
     for (name, way) in ways_of_n2(&cluster) {
         for method in [Method::Once, Method::Idempotent] {
             let text = format!("{name}, {method:?}");
+            way.call(method, work("before", Deed::Unspecified).into_request()).await.unwrap();
             let call = way.call(method, work(&text, Deed::Unspecified).into_request());
             proxy.lose_answers();
             let cut = async {

@@ -13,7 +13,7 @@ use crate::status::CallError;
 /// How long an id may be.
 const LONGEST_ID: usize = 64;
 
-/// What the methods of one service say. Those that it does not know are delivered once.
+/// What the methods of one service are. Those that it does not know may be streams, and are delivered once.
 ///
 /// It may come to know better while calls go on: the descriptors of a module that never was on this node are told by
 /// another one.
@@ -28,7 +28,7 @@ impl Deliveries {
         self.0.load().as_ref().and_then(|methods| methods.get(path).copied()).unwrap_or(ONCE)
     }
 
-    /// Whether some method is not delivered once.
+    /// Whether the descriptors are known.
     pub(crate) fn are_known(&self) -> bool {
         self.0.load().is_some()
     }

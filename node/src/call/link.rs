@@ -1,4 +1,4 @@
-//! The connection to another node.
+//! The connections to another node: one for a stream that carries many calls, one for streams of a call each.
 //!
 //! ```text
 //! (not used) ─ first call ─▶ connecting ─▶ up ─▶ (lost) ─▶ connecting ...
@@ -11,24 +11,32 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header, uri, uri::PathAndQuery};
+use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outpost_proto::cluster::v1::link_client::LinkClient;
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 
-use super::slot;
+use super::{
+    carrier::{Carrier, Ended},
+    frame, slot,
+};
 #[cfg(feature = "simulation")]
 use crate::simulation;
 use crate::{gather::Gathered, id::NodeId, net::TcpStream};
@@ -49,16 +57,20 @@ pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 /// most that HTTP/2 has.)
 pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// Where answers are that were too large to be carried: see `link.proto`.
+pub(crate) const PARCELS: &str = "/outpost.cluster.v1.Parcels/";
+
 type Sender = http2::SendRequest<Body>;
 
-/// One connection, made when it is first needed and made again when it breaks.
+/// The way to one node. Small unary calls share a stream; all others have one each, on another connection, so that nothing
+/// waits behind a large message.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
-    state: watch::Sender<State>,
-    /// The first call was made.
-    wanted: Notify,
+    streams: Kept<Sender>,
+    /// None where the node does not know of it.
+    carrier: Kept<Option<Carrier>>,
     in_flight: AtomicUsize,
     /// How long the node takes to answer: a moving average, in microseconds.
     latency: AtomicU32,
@@ -67,10 +79,18 @@ pub(crate) struct Link {
     made: Instant,
 }
 
+/// A connection, made when it is first needed and made again when it breaks.
+#[derive(Debug)]
+struct Kept<T> {
+    state: watch::Sender<State<T>>,
+    /// The first call was made.
+    wanted: Notify,
+}
+
 #[derive(Debug, Clone)]
-enum State {
+enum State<T> {
     Connecting,
-    Up(Sender),
+    Up(T),
     Down(Arc<str>),
 }
 
@@ -90,8 +110,8 @@ impl Link {
         Arc::new(Self {
             node,
             address,
-            state: watch::Sender::new(State::Connecting),
-            wanted: Notify::new(),
+            streams: Kept::new(),
+            carrier: Kept::new(),
             in_flight: AtomicUsize::new(0),
             latency: AtomicU32::new(0),
             answered: AtomicU64::new(0),
@@ -101,7 +121,7 @@ impl Link {
 
     /// Whether a call would be refused at once.
     pub(crate) fn is_down(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Down(_))
+        self.streams.is_down() || self.carrier.is_down()
     }
 
     /// What one more call can be expected to wait: the product of how long the node takes and how much it has to do
@@ -113,21 +133,88 @@ impl Link {
         latency * (self.in_flight.load(Ordering::Relaxed) as u64 + 1)
     }
 
-    /// Sends a request, and gives the head of the answer.
+    /// Sends a request, and gives the answer; of one that is large, or a stream, the head. `unary` where one message is
+    /// all that either side sends.
     ///
     /// # Cancel safety
-    /// Dropping the future resets the call at the peer.
-    pub(crate) async fn send(&self, request: slot::Request) -> Result<http::Response<Incoming>, Unanswered> {
-        let mut sender = match self.sender().await {
+    /// Dropping the future ends the call at the peer.
+    pub(crate) async fn send(&self, request: slot::Request, unary: bool) -> Result<slot::Response, Unanswered> {
+        let _counted = Counted::new(&self.in_flight);
+        if unary { self.carry(request).await } else { self.stream(request).await }
+    }
+
+    /// Sends a request with others, if it is small.
+    async fn carry(&self, request: slot::Request) -> Result<slot::Response, Unanswered> {
+        let carrier =
+            match self.carrier.get(|carrier| carrier.as_ref().is_none_or(|carrier| !carrier.is_closed())).await {
+                Ok(Some(carrier)) if frame::fits(request.headers()) => carrier,
+                Ok(_) => return self.stream(request).await,
+                Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
+            };
+        let (parts, body) = request.into_parts();
+        let body = match frame::small(body).await {
+            Ok(frame::Small::Whole(body)) => body,
+            Ok(frame::Small::Larger(body)) => return self.stream(slot::Request::from_parts(parts, body)).await,
+            Err(status) => return Err(Unanswered::NotRun(status.message().to_owned())),
+        };
+        let began = Instant::now();
+        match carrier.call(parts, body).await {
+            Ok(Ended::Answered(response)) => {
+                self.observe(began.elapsed());
+                Ok(response)
+            }
+            Ok(Ended::Parcel { token, unfetched }) => {
+                self.observe(began.elapsed());
+                let answer = self.fetch(token).await;
+                if answer.is_ok() {
+                    unfetched.fetched();
+                }
+                answer
+            }
+            Ok(Ended::NotRun(why)) => Err(Unanswered::NotRun(why)),
+            #[cfg(feature = "simulation")]
+            Ok(Ended::Broken(why)) if simulation::is_broken(simulation::Rule::NoSecondAttempt) => {
+                Err(Unanswered::NotRun(why))
+            }
+            Ok(Ended::Broken(why)) => Err(Unanswered::Broken(why)),
+            // It has enough to carry.
+            Err((parts, body)) => self.stream(slot::Request::from_parts(parts, Body::new(Full::new(body)))).await,
+        }
+    }
+
+    /// Gets an answer that was too large to be carried.
+    async fn fetch(&self, token: u64) -> Result<slot::Response, Unanswered> {
+        let mut request = slot::Request::new(Body::empty());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = format!("{PARCELS}{token}").parse().expect("a number makes a path");
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        match self.stream(request).await {
+            Ok(response) if response.status() == StatusCode::GONE => {
+                Err(Unanswered::Broken("the answer was not fetched in time".to_owned()))
+            }
+            Ok(response) => Ok(response),
+            // The call has run.
+            Err(Unanswered::NotSent(_, why) | Unanswered::NotRun(why) | Unanswered::Broken(why)) => {
+                Err(Unanswered::Broken(why))
+            }
+        }
+    }
+
+    /// Sends a request on a stream of its own.
+    async fn stream(&self, mut request: slot::Request) -> Result<slot::Response, Unanswered> {
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let uri = uri::Builder::new().scheme("http").authority(self.node.as_str()).path_and_query(path).build();
+        *request.uri_mut() = uri.expect("a node's name is a host's");
+        *request.version_mut() = Version::HTTP_2;
+        let mut sender = match self.streams.get(|sender| !sender.is_closed()).await {
             Ok(sender) => sender,
             Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
         };
-        let _counted = Counted::new(&self.in_flight);
         let began = Instant::now();
         match sender.try_send_request(request).await {
             Ok(response) => {
                 self.observe(began.elapsed());
-                Ok(response)
+                Ok(response.map(Body::new))
             }
             Err(mut error) => {
                 let unsent = error.take_message();
@@ -140,21 +227,6 @@ impl Link {
                     None if was_not_run(&error) => Err(Unanswered::NotRun(text)),
                     None => Err(Unanswered::Broken(text)),
                 }
-            }
-        }
-    }
-
-    /// Waits while the connection is being made; fails at once where that did not work the last time.
-    async fn sender(&self) -> Result<Sender, String> {
-        let mut watched = self.state.subscribe();
-        loop {
-            match &*watched.borrow_and_update() {
-                State::Up(sender) if !sender.is_closed() => return Ok(sender.clone()),
-                State::Down(why) => return Err(why.to_string()),
-                State::Up(_) | State::Connecting => self.wanted.notify_one(),
-            }
-            if watched.changed().await.is_err() {
-                return Err("the node stops".to_owned());
             }
         }
     }
@@ -174,32 +246,175 @@ impl Link {
     }
 
     async fn keep_connected(self: Arc<Self>) {
-        self.wanted.notified().await;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match connect(self.address).await {
-                Ok((sender, connection)) => {
-                    tracing::debug!(peer_node_id = %self.node, address = %self.address, "connected");
-                    pause = FIRST_PAUSE;
-                    self.state.send_replace(State::Up(sender));
-                    // Of a panic no more is known than that the connection is gone.
-                    let ended = AssertUnwindSafe(connection).catch_unwind().await.unwrap_or(Ok(()));
-                    tracing::debug!(peer_node_id = %self.node, error = ended.err().map(|error| error.to_string()), "the connection ended");
-                    self.state.send_replace(State::Connecting);
-                }
-                Err(error) => {
-                    tracing::debug!(peer_node_id = %self.node, address = %self.address, error, "can't connect");
-                    self.state.send_replace(State::Down(error.into()));
-                    // Not all nodes that lost a peer should come back to it at once.
-                    sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
+        tokio::join!(self.streams.keep(&self, connect_streams), self.carrier.keep(&self, connect_carrier));
     }
 }
 
-type Connection = http2::Connection<TokioIo<Gathered<TcpStream>>, Body, TokioExecutor>;
+impl<T: Clone> Kept<T> {
+    fn new() -> Self {
+        Self { state: watch::Sender::new(State::Connecting), wanted: Notify::new() }
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Down(_))
+    }
+
+    /// Waits while the connection is being made; fails at once where that did not work the last time.
+    async fn get(&self, is_good: impl Fn(&T) -> bool) -> Result<T, String> {
+        // Nearly always.
+        if let State::Up(up) = &*self.state.borrow()
+            && is_good(up)
+        {
+            return Ok(up.clone());
+        }
+        let mut watched = self.state.subscribe();
+        loop {
+            match &*watched.borrow_and_update() {
+                State::Up(up) if is_good(up) => return Ok(up.clone()),
+                State::Down(why) => return Err(why.to_string()),
+                State::Up(_) | State::Connecting => self.wanted.notify_one(),
+            }
+            if watched.changed().await.is_err() {
+                return Err("the node stops".to_owned());
+            }
+        }
+    }
+
+    /// Keeps it, from when it is first wanted. `connect` gives what is up, and what has to run meanwhile.
+    async fn keep(&self, link: &Link, connect: fn(SocketAddr) -> Connecting<T>) {
+        // However this ends, nobody waits for it any more.
+        let _ending = Ending(self);
+        self.wanted.notified().await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match connect(link.address).await {
+                Ok((up, connection)) => {
+                    tracing::debug!(peer_node_id = %link.node, address = %link.address, "connected");
+                    let since = Instant::now();
+                    self.state.send_replace(State::Up(up));
+                    // Of a panic no more is known than that the connection is gone.
+                    let error = AssertUnwindSafe(connection).catch_unwind().await.unwrap_or(None);
+                    tracing::debug!(peer_node_id = %link.node, error = error.as_deref(), "the connection ended");
+                    if since.elapsed() >= LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                        self.state.send_replace(State::Connecting);
+                        continue;
+                    }
+                    // The peer may be about to end: calls should go elsewhere, not wait for it.
+                    let why = error.unwrap_or_else(|| "the connection did not last".to_owned());
+                    self.state.send_replace(State::Down(why.into()));
+                }
+                Err(error) => {
+                    tracing::debug!(peer_node_id = %link.node, address = %link.address, error, "can't connect");
+                    self.state.send_replace(State::Down(error.into()));
+                }
+            }
+            // Not all nodes that lost a peer should come back to it at once.
+            sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn close(&self, why: &str) {
+        self.state.send_replace(State::Down(why.into()));
+    }
+}
+
+struct Ending<'a, T: Clone>(&'a Kept<T>);
+
+impl<T: Clone> Drop for Ending<'_, T> {
+    fn drop(&mut self) {
+        self.0.close("the node is not there any more");
+    }
+}
+
+/// What has to run for as long as a connection is used; why it ended.
+type Connection = BoxFuture<'static, Option<String>>;
+
+/// What is up, and what has to run meanwhile.
+type Connecting<T> = BoxFuture<'static, Result<(T, Connection), String>>;
+
+/// Makes a connection for streams of one call each.
+fn connect_streams(address: SocketAddr) -> Connecting<Sender> {
+    connect(address).boxed()
+}
+
+/// Makes a connection for a stream that carries many calls; none such where the peer does not know of it.
+fn connect_carrier(address: SocketAddr) -> Connecting<Option<Carrier>> {
+    open_carrier(address).boxed()
+}
+
+async fn open_carrier(address: SocketAddr) -> Result<(Option<Carrier>, Connection), String> {
+    let (sender, mut connection) = connect(address).await?;
+    let carrier = Carrier::default();
+    let origin = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/").build();
+    let mut client = LinkClient::with_origin(Over(sender), origin.map_err(|error| error.to_string())?);
+    let opening = timeout(CONNECT_LIMIT, client.carry(carrier.outbox()));
+    let answers = tokio::select! {
+        opened = opening => match opened {
+            Ok(Ok(answers)) => answers.into_inner(),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                // Kept, so that its end tells when there may be another version of the node.
+                return Ok((None, holding(client, connection).boxed()));
+            }
+            Ok(Err(status)) => return Err(status.message().to_owned()),
+            Err(_) => return Err(format!("no answer within {}", humantime::format_duration(CONNECT_LIMIT))),
+        },
+        error = &mut connection => return Err(error.unwrap_or_else(|| "the connection ended".to_owned())),
+    };
+    let mut connection = holding(client, connection).boxed();
+    // However it ends, with the node too, no call waits for it.
+    let closing = Closing(carrier.clone());
+    let running = async move {
+        let Closing(carrier) = &closing;
+        let mut taking = pin!(carrier.take(answers));
+        let why = tokio::select! {
+            biased;
+            why = &mut taking => why,
+            error = &mut connection => {
+                // What has arrived before the end counts.
+                let why = taking.now_or_never();
+                why.unwrap_or_else(|| error.unwrap_or_else(|| "the connection ended".to_owned()))
+            }
+        };
+        carrier.close(None, &why);
+        Some(why)
+    };
+    Ok((Some(carrier), running.boxed()))
+}
+
+/// A connection that nobody can send a request on ends.
+async fn holding<T>(client: T, connection: Connection) -> Option<String> {
+    let ended = connection.await;
+    drop(client);
+    ended
+}
+
+struct Closing(Carrier);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(None, "the connection was closed");
+    }
+}
+
+/// A connection as tonic's clients want it.
+#[derive(Clone)]
+struct Over(Sender);
+
+impl tower::Service<slot::Request> for Over {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: slot::Request) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
 
 async fn connect(address: SocketAddr) -> Result<(Sender, Connection), String> {
     let connecting = async {
@@ -218,7 +433,9 @@ async fn connect(address: SocketAddr) -> Result<(Sender, Connection), String> {
             .map_err(|error| error.to_string())
     };
     match timeout(CONNECT_LIMIT, connecting).await {
-        Ok(connected) => connected,
+        Ok(connected) => connected.map(|(sender, connection)| {
+            (sender, connection.map(|ended| ended.err().map(|error| error.to_string())).boxed())
+        }),
         Err(_) => Err(format!("no connection within {}", humantime::format_duration(CONNECT_LIMIT))),
     }
 }
@@ -298,7 +515,16 @@ impl Links {
     }
 }
 
+impl Drop for Links {
+    /// Whoever waits for a connection waits no more.
+    fn drop(&mut self) {
+        self.keep(|_| false);
+    }
+}
+
 fn close((link, task): &(Arc<Link>, AbortHandle)) {
     task.abort();
-    link.state.send_replace(State::Down("the node is not there any more".into()));
+    let why = "the node is not there any more";
+    link.streams.close(why);
+    link.carrier.close(why);
 }

@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use outpost_proto::keys::metadata as keys;
-use tonic::{Status, body::Body};
+use tonic::Status;
 
 use super::{
     chain::Chain,
@@ -72,6 +72,9 @@ impl Placed {
     /// Chooses a host: the better one of two random ones (Mitzenmacher, "The Power of Two Choices in Randomized Load
     /// Balancing"), among those that are not known to be down.
     pub(crate) fn choose(&self, tried: &[NodeId]) -> Choice<'_> {
+        if let ([link], None, []) = (&*self.hosts, &self.here, tried) {
+            return Choice::There(link);
+        }
         let untried: Vec<&Arc<Link>> = self.hosts.iter().filter(|link| !tried.contains(&link.node)).collect();
         let up: Vec<&Arc<Link>> = untried.iter().copied().filter(|link| !link.is_down()).collect();
         let candidates = if up.is_empty() { &untried } else { &up };
@@ -120,6 +123,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) arrival: Arrival,
     pub(crate) depth: u8,
     pub(crate) chain: Chain,
+    /// One message is all that either side sends.
+    pub(crate) unary: bool,
 }
 
 /// How a try to pass a call on ended.
@@ -164,8 +169,8 @@ impl Outgoing {
 impl Attempt<'_> {
     /// Sends the request. Of the answer only the headers are looked at.
     pub(crate) async fn send(&self, request: Request) -> Tried {
-        match self.link.send(self.prepare(request)).await {
-            Ok(response) => Tried::Answered(response.map(Body::new)),
+        match self.link.send(self.prepare(request), self.unary).await {
+            Ok(response) => Tried::Answered(response),
             Err(Unanswered::NotSent(request, why)) => Tried::NotRun { again: Some(*request), why },
             Err(Unanswered::NotRun(why)) => Tried::NotRun { again: None, why },
             Err(Unanswered::Broken(why)) => Tried::Broken(why),
@@ -188,11 +193,6 @@ impl Attempt<'_> {
             headers.insert(CHAIN, chain);
         }
         request.extensions_mut().clear();
-        *request.version_mut() = Version::HTTP_2;
-        let path = request.uri().path_and_query().cloned();
-        let uri = uri::Builder::new().scheme("http").authority(self.link.node.as_str());
-        let uri = uri.path_and_query(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/"))).build();
-        *request.uri_mut() = uri.expect("a node's name is a host's");
         request
     }
 }

@@ -87,6 +87,11 @@ impl http_body::Body for Sending {
             inner.rest = Body::empty();
             Poll::Ready(Some(Err(CallError::Panicked.into())))
         });
+        if let Poll::Ready(Some(Err(_))) = &polled {
+            // What came before it is not the request.
+            inner.forgotten = true;
+            inner.sent.clear();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             match frame.data_ref() {
                 Some(data) if !inner.forgotten && inner.size + data.len() <= MOST => {

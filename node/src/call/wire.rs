@@ -409,6 +409,7 @@ impl Call<'_> {
                 arrival: self.arrival,
                 depth: self.scope.depth().saturating_sub(1),
                 chain: self.scope.chain,
+                unary: self.method.unary,
             };
             match attempt.send(request).await {
                 Tried::Answered(mut response) => {

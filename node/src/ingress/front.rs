@@ -1,26 +1,19 @@
 //! From an HTTP request to a call.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    future::ready,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use outpost_proto::keys::metadata as keys;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer, ExposeHeaders};
 
+use super::carried::Parcels;
 use crate::{
     call::{
         placed::{self, Arrival},
@@ -48,22 +41,44 @@ impl fmt::Debug for Front {
 impl Front {
     /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
     pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>) -> Self {
-        let calls = Calls { table, in_flight: TaskTracker::new(), callers: Callers::Clients, refusing: Arc::default() };
+        let calls = Calls::of(table, Callers::Clients);
         let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
         Self { calls, web }
     }
 
     /// What other nodes are served: the same, and what they say of a call is believed.
     pub(crate) fn for_nodes(table: Arc<Table>) -> Self {
-        Self {
-            calls: Calls { table, in_flight: TaskTracker::new(), callers: Callers::Nodes, refusing: Arc::default() },
-            web: None,
-        }
+        Self { calls: Calls::of(table, Callers::Nodes), web: None }
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.calls.table
+    }
+
+    /// The same front, with another table.
+    pub(crate) fn with(&self, table: Arc<Table>) -> Self {
+        Self { calls: Calls { table, ..self.calls.clone() }, web: self.web.clone() }
     }
 
     /// Lets in no more calls of modules: who makes one hears that it did not run.
     pub(crate) fn refuse(&self) {
-        self.calls.refusing.store(true, Ordering::Relaxed);
+        self.calls.refusing.cancel();
+    }
+
+    /// Ready once it does not.
+    pub(super) async fn refusing(&self) {
+        self.calls.refusing.cancelled().await;
+    }
+
+    /// Serves a call that another node has carried here.
+    pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let Ok(response) = self.calls.call(request).await;
+        response
+    }
+
+    /// Answers that other nodes may fetch.
+    pub(super) fn parcels(&self) -> &Parcels {
+        &self.calls.parcels
     }
 
     pub(super) fn callers(&self) -> Callers {
@@ -167,7 +182,8 @@ struct Calls {
     table: Arc<Table>,
     in_flight: TaskTracker,
     callers: Callers,
-    refusing: Arc<AtomicBool>,
+    refusing: CancellationToken,
+    parcels: Parcels,
 }
 
 /// Who connects to a listener.
@@ -193,12 +209,22 @@ impl tower::Service<Request<Body>> for Calls {
 }
 
 impl Calls {
+    fn of(table: Arc<Table>, callers: Callers) -> Self {
+        let (in_flight, refusing, parcels) = (TaskTracker::new(), CancellationToken::new(), Parcels::default());
+        Self { table, in_flight, callers, refusing, parcels }
+    }
+
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+        if self.callers == Callers::Nodes
+            && let Some(parcel) = self.parcels.fetch(request.uri().path())
+        {
+            return Box::pin(ready(Ok(parcel)));
+        }
         let slot = match self.table.find(request.uri().path()) {
             Ok(slot) => Arc::clone(slot),
             Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
         };
-        if !slot.is_built_in() && self.refusing.load(Ordering::Relaxed) {
+        if !slot.is_built_in() && self.refusing.is_cancelled() {
             let refused = CallError::Stopped(slot.module().clone());
             return Box::pin(ready(Ok(Status::from(refused).into_http())));
         }

@@ -360,10 +360,6 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
     let local_docs = format!(" What a [`{server}`](super::{server_mod}::{server}) looks like from within its process.");
     let signatures = methods.iter().map(local_signature);
     let functions = methods.iter().map(|method| handle_function(method, codec));
-    // A node may have a handle on a service that it has not heard of yet.
-    let described = methods.iter().any(|method| method.options.retried).then(|| {
-        quote! { let route = route.described(#service, include_bytes!(#descriptors)); }
-    });
     parse_quote! {
         /// Generated handle.
         pub mod #handle_mod {
@@ -387,8 +383,8 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
                 const SERVICE: &'static str = #service;
 
                 fn from_route(route: ::outpost::codegen::Route) -> Self {
-                    #described
-                    Self { route }
+                    // A node may have a handle on a service that it has not heard of yet.
+                    Self { route: route.described(#service, include_bytes!(#descriptors)) }
                 }
             }
 

@@ -30,8 +30,6 @@ pub(crate) type Options = HashMap<String, MethodOptions>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MethodOptions {
-    /// A call whose answer was lost is made again.
-    pub(crate) retried: bool,
     /// Each call must be seen by the table of the instance that keeps answers.
     pub(crate) dedupe: bool,
     pub(crate) resume: Option<Resume>,
@@ -77,7 +75,6 @@ pub(crate) fn read(pool: &DescriptorPool) -> Result<Options, Vec<Fault>> {
             String::new()
         });
         let own = MethodOptions {
-            retried: matches!(delivery.as_str(), "IDEMPOTENT" | "DEDUPE"),
             dedupe: delivery == "DEDUPE",
             resume: resume(pool, &method).unwrap_or_else(|problem| {
                 faults.push(fault(pool, &method, RESUME, problem));

@@ -52,19 +52,23 @@ fn seeds_that_once_failed_do_not() {
 #[test]
 fn a_rule_that_is_broken_is_noticed() {
     let rules = [
-        ("early-take-over", "INV-1"),
-        ("no-lease-check", "INV-1"),
-        ("second-attempt", "I7"),
-        ("early-seal", "I3"),
-        ("forgotten-answers", "I4"),
-        ("no-fence", "I6"),
-        ("unsealed-copy", "I9"),
+        ("early-take-over", ["INV-1"; 2]),
+        ("no-lease-check", ["INV-1"; 2]),
+        // Which call is seen first to be made again: one that has an answer by then, or one that was said not to have run.
+        ("second-attempt", ["INV-2", "I7"]),
+        ("early-seal", ["I3"; 2]),
+        ("forgotten-answers", ["I4"; 2]),
+        ("no-fence", ["I6"; 2]),
+        ("unsealed-copy", ["I9"; 2]),
     ];
     for (broken, noticed) in rules {
         let output = simulate(&["run", "--seeds", SEEDS, "--break", broken]);
         assert_eq!(output.status.code(), Some(1), "nobody noticed {broken}: {}", text(&output));
         let found = text(&output);
-        assert!(found.contains(noticed), "{broken} was noticed as something else: {found}");
+        assert!(
+            noticed.iter().any(|noticed| found.contains(noticed)),
+            "{broken} was noticed as something else: {found}"
+        );
         assert!(found.contains(&format!("--break {broken}")), "the command does not show it again: {found}");
     }
 }

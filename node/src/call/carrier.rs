@@ -1,0 +1,393 @@
+//! The caller's end of a stream that carries many calls.
+//!
+//! ```text
+//! call ─▶ outbox ─▶ one gRPC stream ═══▶ the other node
+//!   ▲                                        │
+//!   └── waiting, by id ◀═════════════════════┘
+//! ```
+//! **Invariant:** each call ends as what is known of it: not run, where it was still in the outbox when the stream ended, or
+//! came after the last one that the other node says it took; otherwise it may have run.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::request::Parts;
+use outpost_proto::cluster::v1::{CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response};
+use tokio::{sync::oneshot, task::coop::consume_budget};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
+
+use super::{frame, slot::Response};
+
+/// How many calls may be under way in a stream. What is more gets a stream for each call, as without this.
+const MOST_WAITING: usize = 1024;
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Answered(Response),
+    /// The answer is to be fetched.
+    Parcel {
+        token: u64,
+        unfetched: Unfetched,
+    },
+    /// The module did not run.
+    NotRun(String),
+    /// It may have.
+    Broken(String),
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Carrier(Arc<Mutex<Calls>>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// The id of the last call.
+    last: u64,
+    /// A call that was given up leaves its place empty.
+    outbox: VecDeque<Option<carry_request::Frame>>,
+    /// How many frames have been put into the outbox, and how many were taken out.
+    put: u64,
+    taken: u64,
+    waiting: HashMap<u64, Waiting>,
+    /// Of the connection, when it waits for a frame.
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Its place among all frames that were put into the outbox.
+    place: u64,
+    answer: oneshot::Sender<Ended>,
+}
+
+impl Carrier {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Makes a call; gives the request back where the stream has ended, or has enough to carry.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the call at the peer.
+    pub(crate) async fn call(&self, parts: Parts, body: Bytes) -> Result<Ended, (Parts, Bytes)> {
+        let Some(path) = parts.uri.path_and_query() else { return Err((parts, body)) };
+        let (sender, answer) = oneshot::channel();
+        let (id, waker) = {
+            let mut calls = self.lock();
+            if calls.closed || calls.waiting.len() >= MOST_WAITING || calls.outbox.len() >= 2 * MOST_WAITING {
+                return Err((parts, body));
+            }
+            calls.last += 1;
+            let id = calls.last;
+            let place = calls.put;
+            calls.waiting.insert(id, Waiting { place, answer: sender });
+            (id, calls.put(carry_request::Frame::Call(frame::call(id, path, &parts.headers, body))))
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        let mut given_up = GivenUp { carrier: self, id: Some(id) };
+        let ended = answer.await;
+        given_up.id = None;
+        Ok(ended.unwrap_or_else(|_| Ended::Broken("the stream ended".to_owned())))
+    }
+
+    /// Tells the other node that nobody waits for the answer.
+    fn cancelled(&self, id: u64) {
+        let waker = {
+            let mut calls = self.lock();
+            if calls.closed { None } else { calls.put(carry_request::Frame::Cancelled(id)) }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// What is to be sent: for the stream of requests.
+    pub(crate) fn outbox(&self) -> Outbox {
+        Outbox(self.clone())
+    }
+
+    /// Takes answers until there are no more. Returns why.
+    pub(crate) async fn take(&self, mut answers: impl Stream<Item = Result<CarryResponse, Status>> + Unpin) -> String {
+        let mut last = None;
+        let why = loop {
+            // Other tasks get their turn however many answers there are.
+            consume_budget().await;
+            match answers.next().await {
+                Some(Ok(CarryResponse { frame: Some(frame) })) => match frame {
+                    carry_response::Frame::Answer(answer) => {
+                        let id = answer.id;
+                        let ended = match frame::response(answer) {
+                            Ok(response) => Ended::Answered(response),
+                            Err(malformed) => Ended::Broken(malformed.to_string()),
+                        };
+                        self.end(id, ended);
+                    }
+                    carry_response::Frame::Parcel(CarriedParcel { id, token }) => {
+                        let unfetched = Unfetched { carrier: self.clone(), id: Some(id) };
+                        self.end(id, Ended::Parcel { token, unfetched });
+                    }
+                    carry_response::Frame::Last(id) => last = Some(id),
+                },
+                // Of a later version.
+                Some(Ok(CarryResponse { frame: None })) => {}
+                None => break "the other node ended the stream".to_owned(),
+                Some(Err(status)) => break status.message().to_owned(),
+            }
+        };
+        self.close(last, &why);
+        why
+    }
+
+    fn end(&self, id: u64, ended: Ended) {
+        let waiting = self.lock().waiting.remove(&id);
+        // It may have been given up in this moment.
+        let _ = waiting.map(|waiting| waiting.answer.send(ended));
+    }
+
+    /// Ends all calls: the stream is no more. `last` is the last call that the other node took, if it has told.
+    pub(crate) fn close(&self, last: Option<u64>, why: &str) {
+        let (waiting, taken, waker) = {
+            let mut calls = self.lock();
+            calls.closed = true;
+            calls.outbox.clear();
+            (std::mem::take(&mut calls.waiting), calls.taken, calls.waker.take())
+        };
+        // The stream of requests ends, and with it what the other node does for it.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        for (id, Waiting { place, answer }) in waiting {
+            let not_run = place >= taken || last.is_some_and(|last| id > last);
+            let ended = if not_run { Ended::NotRun(why.to_owned()) } else { Ended::Broken(why.to_owned()) };
+            let _ = answer.send(ended);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    #[must_use = "to be woken once the lock is released"]
+    fn put(&mut self, frame: carry_request::Frame) -> Option<Waker> {
+        self.put += 1;
+        self.outbox.push_back(Some(frame));
+        self.waker.take()
+    }
+}
+
+/// Tells the other node when its caller has gone.
+struct GivenUp<'a> {
+    carrier: &'a Carrier,
+    id: Option<u64>,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let waker = {
+            let mut calls = self.carrier.lock();
+            match calls.waiting.remove(&id) {
+                None => None,
+                Some(_) if calls.closed => None,
+                Some(Waiting { place, .. }) => match place.checked_sub(calls.taken) {
+                    // It was not sent: nobody has to hear of it.
+                    Some(left) => {
+                        if let Some(frame) = usize::try_from(left).ok().and_then(|left| calls.outbox.get_mut(left)) {
+                            *frame = None;
+                        }
+                        None
+                    }
+                    // As many as there were calls.
+                    None => calls.put(carry_request::Frame::Cancelled(id)),
+                },
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// An answer that waits at the other node. Lets that forget it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Unfetched {
+    carrier: Carrier,
+    id: Option<u64>,
+}
+
+impl Unfetched {
+    /// It is on its way.
+    pub(crate) fn fetched(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Unfetched {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.carrier.cancelled(id);
+        }
+    }
+}
+
+/// The stream of requests. Its end is that of the connection: what is left in it then was not sent.
+#[derive(Debug)]
+pub(crate) struct Outbox(Carrier);
+
+impl Stream for Outbox {
+    type Item = CarryRequest;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<CarryRequest>> {
+        let mut calls = self.0.lock();
+        while let Some(frame) = calls.outbox.pop_front() {
+            calls.taken += 1;
+            if frame.is_some() {
+                return Poll::Ready(Some(CarryRequest { frame }));
+            }
+        }
+        if calls.closed {
+            return Poll::Ready(None);
+        }
+        calls.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{FutureExt as _, poll};
+    use outpost_proto::cluster::v1::CarriedAnswer;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    fn parts() -> Parts {
+        http::Request::post("/shop.v1.Cart/Add").body(()).unwrap().into_parts().0
+    }
+
+    async fn next(outbox: &mut Outbox) -> Option<carry_request::Frame> {
+        outbox.next().now_or_never().flatten().and_then(|request| request.frame)
+    }
+
+    fn id_of(frame: Option<carry_request::Frame>) -> u64 {
+        match frame {
+            Some(carry_request::Frame::Call(call)) => call.id,
+            other => panic!("not a call: {other:?}"),
+        }
+    }
+
+    fn answer(id: u64) -> Result<CarryResponse, Status> {
+        let answer = CarriedAnswer { id, ..CarriedAnswer::default() };
+        Ok(CarryResponse { frame: Some(carry_response::Frame::Answer(answer)) })
+    }
+
+    /// All that the peer says, at once.
+    async fn said(carrier: &Carrier, answers: Vec<Result<CarryResponse, Status>>) {
+        carrier.take(tokio_stream::iter(answers)).await;
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_calls_in_any_order() {
+        let carrier = Carrier::default();
+        let mut outbox = carrier.outbox();
+        let (to, answers) = mpsc::channel(4);
+        let mut taking = pin!(carrier.take(ReceiverStream::new(answers)));
+        let mut one = pin!(carrier.call(parts(), Bytes::from_static(b"one")));
+        let mut two = pin!(carrier.call(parts(), Bytes::from_static(b"two")));
+        assert!(poll!(one.as_mut()).is_pending() && poll!(two.as_mut()).is_pending());
+        assert_eq!((id_of(next(&mut outbox).await), id_of(next(&mut outbox).await)), (1, 2));
+        to.send(answer(2)).await.unwrap();
+        // Of a call that nobody knows, and one of a later version.
+        to.send(answer(77)).await.unwrap();
+        to.send(Ok(CarryResponse::default())).await.unwrap();
+        assert!(poll!(taking.as_mut()).is_pending());
+        assert!(matches!(two.await, Ok(Ended::Answered(_))));
+        assert!(poll!(one.as_mut()).is_pending());
+        to.send(answer(1)).await.unwrap();
+        assert!(poll!(taking.as_mut()).is_pending());
+        assert!(matches!(one.await, Ok(Ended::Answered(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_a_call_when_the_stream_ends() {
+        let carrier = Carrier::default();
+        let mut outbox = carrier.outbox();
+        let [mut sent, mut after_last, mut left] =
+            [0; 3].map(|_| Box::pin(carrier.call(parts(), Bytes::from_static(b"x"))));
+        assert!(poll!(sent.as_mut()).is_pending() && poll!(after_last.as_mut()).is_pending());
+        assert_eq!((id_of(next(&mut outbox).await), id_of(next(&mut outbox).await)), (1, 2));
+        assert!(poll!(left.as_mut()).is_pending());
+        said(&carrier, vec![Ok(CarryResponse { frame: Some(carry_response::Frame::Last(1)) })]).await;
+        assert!(matches!(sent.await, Ok(Ended::Broken(_))), "it was taken, and has no answer");
+        assert!(matches!(after_last.await, Ok(Ended::NotRun(_))), "the peer says that it did not take it");
+        assert!(matches!(left.await, Ok(Ended::NotRun(_))), "it was not sent");
+        assert!(carrier.is_closed());
+        let (_, body) = carrier.call(parts(), Bytes::from_static(b"given back")).await.unwrap_err();
+        assert_eq!(body, "given back");
+        assert!(next(&mut outbox).await.is_none(), "the stream of requests ends too");
+    }
+
+    #[tokio::test]
+    async fn without_a_last_word_what_was_sent_may_have_run() {
+        let carrier = Carrier::default();
+        let mut outbox = carrier.outbox();
+        let (mut sent, mut left) =
+            (pin!(carrier.call(parts(), Bytes::new())), pin!(carrier.call(parts(), Bytes::new())));
+        assert!(poll!(sent.as_mut()).is_pending());
+        assert_eq!(id_of(next(&mut outbox).await), 1);
+        assert!(poll!(left.as_mut()).is_pending());
+        said(&carrier, vec![Err(Status::unavailable("reset"))]).await;
+        assert!(matches!(sent.await, Ok(Ended::Broken(why)) if why == "reset"));
+        assert!(matches!(left.await, Ok(Ended::NotRun(_))));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_is_ended_at_the_peer() {
+        let carrier = Carrier::default();
+        let mut outbox = carrier.outbox();
+        {
+            let mut sent = pin!(carrier.call(parts(), Bytes::new()));
+            let mut left = pin!(carrier.call(parts(), Bytes::new()));
+            assert!(poll!(sent.as_mut()).is_pending());
+            assert_eq!(id_of(next(&mut outbox).await), 1);
+            assert!(poll!(left.as_mut()).is_pending());
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = next(&mut outbox).await {
+            rest.push(frame);
+        }
+        assert_eq!(rest, [carry_request::Frame::Cancelled(1)], "what was not sent is not sent");
+        assert!(carrier.lock().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn there_is_a_bound_to_what_is_carried() {
+        let carrier = Carrier::default();
+        let mut calls: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(carrier.call(parts(), Bytes::new()))).collect();
+        for call in &mut calls {
+            assert!(poll!(call.as_mut()).is_pending());
+        }
+        assert!(carrier.call(parts(), Bytes::new()).await.is_err(), "one too many is given back");
+        // Callers that give up again and again, while the connection takes nothing.
+        calls.clear();
+        for _ in 0..3 * MOST_WAITING {
+            let _ = carrier.call(parts(), Bytes::new()).now_or_never();
+        }
+        assert!(carrier.lock().outbox.len() <= 2 * MOST_WAITING + 1, "{}", carrier.lock().outbox.len());
+    }
+}

@@ -1,0 +1,375 @@
+//! The serving end of a stream that carries many calls: see `call::carrier`.
+//!
+//! Each call is served as if it had come on a stream of its own. Too large an answer waits as a parcel, for the other node
+//! to fetch it on one.
+
+use std::{
+    collections::HashMap,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use outpost_proto::cluster::v1::{
+    CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response, link_server::Link,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_stream::Stream;
+use tokio_util::task::JoinMap;
+use tonic::{Request, Response, Status, Streaming, body::Body};
+
+use super::front::Front;
+use crate::{
+    call::{frame, link::PARCELS},
+    status::CallError,
+};
+
+/// How many calls of one stream run at a time. What is more is not read.
+const MOST_RUNNING: usize = 4096;
+/// How many answers may wait for the connection.
+const QUEUE: usize = 256;
+/// How long an answer waits to be fetched.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// Answers that wait to be fetched. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parcels(Arc<Mutex<HashMap<u64, Kept>>>);
+
+/// An answer, and who keeps it.
+type Kept = (http::Response<Body>, oneshot::Sender<()>);
+
+impl Parcels {
+    /// The answer to a request for this path, if it is one for a parcel.
+    pub(super) fn fetch(&self, path: &str) -> Option<http::Response<Body>> {
+        let token = path.strip_prefix(PARCELS)?;
+        let parcel = token.parse().ok().and_then(|token| self.lock().remove(&token));
+        Some(match parcel {
+            Some((response, fetched)) => {
+                // Whoever keeps it may have given it up in this moment.
+                let _ = fetched.send(());
+                response
+            }
+            None => {
+                let mut gone = http::Response::new(Body::empty());
+                *gone.status_mut() = StatusCode::GONE;
+                gone
+            }
+        })
+    }
+
+    /// Keeps an answer until it is fetched, or for a while. Tells its token.
+    async fn keep(&self, response: http::Response<Body>, tell: impl AsyncFnOnce(u64)) {
+        let (sender, fetched) = oneshot::channel();
+        let parcel = Parcel { parcels: self, token: rand::random() };
+        self.lock().insert(parcel.token, (response, sender));
+        tell(parcel.token).await;
+        let _ = timeout(KEEP, fetched).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A parcel, which is gone when this is.
+struct Parcel<'a> {
+    parcels: &'a Parcels,
+    token: u64,
+}
+
+impl Drop for Parcel<'_> {
+    fn drop(&mut self) {
+        let parcel = self.parcels.lock().remove(&self.token);
+        drop(parcel);
+    }
+}
+
+/// Serves such streams.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    front: Arc<Front>,
+}
+
+impl Carried {
+    pub(crate) fn new(front: Front) -> Self {
+        Self { front: Arc::new(front) }
+    }
+}
+
+#[tonic::async_trait]
+impl Link for Carried {
+    type CarryStream = Answers;
+
+    async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
+        let (to, answers) = mpsc::channel(QUEUE);
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(request.into_inner(), Arc::clone(&self.front), to));
+        Ok(Response::new(Answers { answers, _serving: serving }))
+    }
+}
+
+/// The stream of answers. Dropping it ends the calls.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    answers: mpsc::Receiver<CarryResponse>,
+    _serving: JoinSet<()>,
+}
+
+impl Stream for Answers {
+    type Item = Result<CarryResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.answers.poll_recv(cx).map(|answer| answer.map(Ok))
+    }
+}
+
+type Sender = mpsc::Sender<CarryResponse>;
+
+async fn send(to: &Sender, frame: carry_response::Frame) {
+    // The connection may be gone, and then all of this is about to be.
+    let _ = to.send(CarryResponse { frame: Some(frame) }).await;
+}
+
+/// Serves a stream until the other node ends it; or until this one takes no more calls, and those that it has are over.
+async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender) {
+    let mut running: JoinMap<u64, ()> = JoinMap::new();
+    let mut last = 0;
+    let mut open = true;
+    let mut refusing = pin!(front.refusing());
+    loop {
+        while let Some((id, ended)) = running.join_next().now_or_never().flatten() {
+            if ended.is_err_and(|error| error.is_panic()) {
+                // A module's was caught before. With the end of the stream its caller hears that nobody knows.
+                tracing::error!(call = id, "a call that another node carried here panicked");
+                return;
+            }
+        }
+        if !open && running.is_empty() {
+            return send(&to, carry_response::Frame::Last(last)).await;
+        }
+        tokio::select! {
+            // Who waits for the end of a call pays for it.
+            Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
+            frame = calls.message(), if running.len() < MOST_RUNNING => match frame {
+                Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Call(call)) })) => {
+                    let id = call.id;
+                    last = last.max(id);
+                    running.spawn(id, run(call, Arc::clone(&front), to.clone()));
+                }
+                Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Cancelled(id)) })) => {
+                    running.abort(&id);
+                }
+                // Of a later version.
+                Ok(Some(CarryRequest { frame: None })) => {}
+                // Nobody is there for the answers.
+                Ok(None) | Err(_) => return,
+            },
+            () = &mut refusing, if open => open = false,
+        }
+    }
+}
+
+async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
+    let id = call.id;
+    let response = match frame::request(call) {
+        Ok(request) => front.answer(request).await,
+        // Of a later version, maybe.
+        Err(malformed) => Status::from(CallError::Malformed(malformed.to_string())).into_http(),
+    };
+    // The call counts until its answer is on its way, not only until that is read.
+    let _in_flight = front.calls().token();
+    match frame::whole(response).await {
+        Ok(reply) => send(&to, carry_response::Frame::Answer(frame::answer(id, reply))).await,
+        Err(response) => {
+            let tell = async |token| send(&to, carry_response::Frame::Parcel(CarriedParcel { id, token })).await;
+            front.parcels().keep(*response, tell).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        net::{Ipv4Addr, SocketAddr},
+    };
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use http::HeaderValue;
+    use http_body_util::{BodyExt as _, Full};
+    use outpost_proto::cluster::v1::link_server::LinkServer;
+    use tokio::{sync::watch, time::Instant};
+
+    use super::*;
+    use crate::{
+        BoxError,
+        call::{
+            Tonic,
+            link::{Link, Links, Unanswered},
+            slot::{Slot, Wire},
+            table::Table,
+        },
+        config::Settings,
+        id::NodeId,
+        ingress::Server,
+        net::TcpListener,
+    };
+
+    /// Answers as the method's name says.
+    struct Service {
+        /// How many calls of `Hold` are under way.
+        held: watch::Sender<usize>,
+    }
+
+    struct Held(watch::Sender<usize>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.send_modify(|held| *held -= 1);
+        }
+    }
+
+    impl Wire for Service {
+        fn call(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, BoxError>> {
+            let held = self.held.clone();
+            Box::pin(async move {
+                let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                let mut response = http::Response::new(Body::empty());
+                let body = request.into_body().collect().await?.to_bytes();
+                let content = match method.as_str() {
+                    "Large" => Bytes::from(vec![7; 3 * frame::MOST]),
+                    "Fields" => {
+                        response.headers_mut().insert("x-large", HeaderValue::from_str(&"y".repeat(9 << 10))?);
+                        body
+                    }
+                    "Hold" => {
+                        held.send_modify(|held| *held += 1);
+                        let _held = Held(held);
+                        pending().await
+                    }
+                    _ => body,
+                };
+                let trailers = http::HeaderMap::from_iter([(
+                    http::HeaderName::from_static("grpc-status"),
+                    HeaderValue::from_static("0"),
+                )]);
+                let content = Full::new(content).with_trailers(std::future::ready(Some(Ok(trailers))));
+                *response.body_mut() = Body::new(content);
+                Ok(response)
+            })
+        }
+    }
+
+    struct Peer {
+        server: Server,
+        front: Front,
+        held: watch::Receiver<usize>,
+        /// Keeps the link.
+        links: Links,
+        link: Arc<Link>,
+    }
+
+    /// Another node; one that `carries`, or an earlier version.
+    async fn peer(carries: bool) -> Peer {
+        let (sender, held) = watch::channel(0);
+        let service = Arc::new(Slot::built_in("test.Service", Box::new(Service { held: sender })));
+        let mut front = Front::for_nodes(Arc::new(Table::new([Arc::clone(&service)])));
+        if carries {
+            let link = Box::new(Tonic(LinkServer::new(Carried::new(front.clone()))));
+            let link = Arc::new(Slot::built_in("outpost.cluster.v1.Link", link));
+            front = front.with(Arc::new(Table::new([service, link])));
+        }
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+        let server = Server::start(listener, None, front.clone(), &Settings::default().for_nodes());
+        let links = Links::default();
+        let link = links.to(&NodeId::parse("peer").unwrap(), server.address);
+        Peer { server, front, held, links, link }
+    }
+
+    async fn call(link: &Link, method: &str, body: Bytes) -> Result<(http::HeaderMap, Bytes, bool), Unanswered> {
+        let uri = format!("http://peer/test.Service/{method}");
+        let request = http::Request::post(uri).version(http::Version::HTTP_2);
+        let request = request.header("content-type", "application/grpc").body(Body::new(Full::new(body))).unwrap();
+        let (parts, body) = link.send(request, true).await?.into_parts();
+        let body = body.collect().await.unwrap();
+        let ok = body.trailers().is_some_and(|trailers| trailers["grpc-status"] == "0");
+        Ok((parts.headers, body.to_bytes(), ok))
+    }
+
+    #[tokio::test]
+    async fn calls_and_answers_of_all_sizes_arrive_from_nodes_of_both_versions() {
+        for carries in [true, false] {
+            let peer = peer(carries).await;
+            for size in [0, 1, frame::MOST, frame::MOST + 1, 10 * frame::MOST] {
+                let body = Bytes::from(vec![1; size]);
+                let (_, answer, ok) = call(&peer.link, "Echo", body.clone()).await.unwrap();
+                assert!(answer == body && ok, "{size} bytes, {carries}");
+            }
+            let (_, answer, ok) = call(&peer.link, "Large", Bytes::new()).await.unwrap();
+            assert!(answer.len() == 3 * frame::MOST && ok, "{carries}");
+            let (fields, answer, ok) = call(&peer.link, "Fields", Bytes::from_static(b"x")).await.unwrap();
+            assert_eq!((fields["x-large"].len(), &*answer, ok), (9 << 10, &b"x"[..], true), "{carries}");
+            assert_eq!(peer.front.parcels().lock().len(), 0, "what was fetched is gone");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_ends_at_the_other_node() {
+        let mut peer = peer(true).await;
+        {
+            let mut calling = std::pin::pin!(call(&peer.link, "Hold", Bytes::new()));
+            tokio::select! {
+                answer = &mut calling => panic!("{answer:?}"),
+                held = peer.held.wait_for(|held| *held == 1) => drop(held.unwrap()),
+            }
+        }
+        peer.held.wait_for(|held| *held == 0).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_closed_ends_its_calls_at_the_other_node() {
+        let mut peer = peer(true).await;
+        let mut calling = std::pin::pin!(call(&peer.link, "Hold", Bytes::new()));
+        tokio::select! {
+            answer = &mut calling => panic!("{answer:?}"),
+            held = peer.held.wait_for(|held| *held == 1) => drop(held.unwrap()),
+        }
+        drop(peer.links);
+        let ended = calling.await;
+        assert!(matches!(ended, Err(Unanswered::Broken(_))), "{ended:?}");
+        peer.held.wait_for(|held| *held == 0).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_under_way_when_the_other_node_dies_may_have_run() {
+        let mut peer = peer(true).await;
+        let mut calling = std::pin::pin!(call(&peer.link, "Hold", Bytes::new()));
+        tokio::select! {
+            answer = &mut calling => panic!("{answer:?}"),
+            held = peer.held.wait_for(|held| *held == 1) => drop(held.unwrap()),
+        }
+        drop(peer.server);
+        let ended = calling.await;
+        assert!(matches!(ended, Err(Unanswered::Broken(_))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_takes_no_more_calls_ends_its_streams_and_stops_at_once() {
+        let peer = peer(true).await;
+        call(&peer.link, "Echo", Bytes::new()).await.unwrap();
+        peer.front.refuse();
+        let began = Instant::now();
+        assert_eq!(peer.server.stop(began + Duration::from_secs(30)).await, 0);
+        assert!(began.elapsed() < Duration::from_secs(10), "it waited for the link: {:?}", began.elapsed());
+        let ended = call(&peer.link, "Echo", Bytes::new()).await;
+        assert!(matches!(ended, Err(Unanswered::NotSent(..) | Unanswered::NotRun(_))), "{ended:?}");
+    }
+}
