@@ -103,16 +103,27 @@ pub struct Loaded {
 /// When a call fails.
 pub async fn load(channels: &[Channel], in_flight: usize, bytes: usize, time: Duration) -> Loaded {
     let call = |which: usize| {
-        let mut client = RelayClient::new(channels[which].clone());
+        let mut client = RelayClient::new(channels[which % channels.len()].clone());
+        async move {
+            client.unary(ask(bytes)).await.expect("an answer");
+        }
+    };
+    drive(in_flight, time, call).await
+}
+
+/// Makes calls for a while, so many at a time. A call is told which of those it is.
+pub async fn drive<F: Future<Output = ()>>(in_flight: usize, time: Duration, make: impl Fn(usize) -> F) -> Loaded {
+    let call = |which: usize| {
+        let called = make(which);
         async move {
             let sent = Instant::now();
-            client.unary(ask(bytes)).await.expect("an answer");
+            called.await;
             (which, sent.elapsed())
         }
     };
     let began = Instant::now();
     let mut took = Vec::new();
-    let mut calls: FuturesUnordered<_> = (0..in_flight).map(|index| call(index % channels.len())).collect();
+    let mut calls: FuturesUnordered<_> = (0..in_flight).map(call).collect();
     while let Some((which, latency)) = calls.next().await {
         took.push(latency.as_secs_f64() * 1e6);
         if began.elapsed() < time {

@@ -48,7 +48,7 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
 }
 
 async fn measure(plan: &Plan, report: &mut Report) {
-    let mut nodes = Nodes::start(1, 0, &["log.filter=info"]).await;
+    let mut nodes = Nodes::start(1, 0, &["log.filter=info", "cluster.max_rebalancing=0"]).await;
     let threads = |count: usize| [format!("node.worker_threads={count}")];
     for count in [2, 1] {
         nodes.add(&format!("hop-{count}"), &threads(count)).await;

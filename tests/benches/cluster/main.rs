@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! cargo bench -p outpost-tests --bench cluster                # all of it, in a few minutes
-//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: hop, move, state, drain, new, crash, idle, many
+//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: remote, hop, move, state, drain, new, crash, idle,
+//!                                                             # many
 //! cargo bench -p outpost-tests --bench cluster -- many 300    # 100 nodes in one process, then 300
 //! ```
 //!
 //! Prints Markdown, and with `--json FILE` keeps the same for machines. `--rounds N` sets the number of interleaved
-//! rounds (default 5), `--seconds N` how long each round of `hop` calls (default 1), `--connections N` how many
+//! rounds (default 5), `--seconds N` how long each round of `remote` and `hop` calls (default 1), `--connections N` how many
 //! connections its client has (default 4), `--moves N` how often a module with state moves (default 50).
 
 #![expect(clippy::print_stdout, reason = "what a benchmark prints is its product")]
@@ -21,6 +22,7 @@ mod moves;
 mod new;
 mod nodes;
 mod proxies;
+mod remote;
 mod report;
 mod state;
 
@@ -56,10 +58,11 @@ fn main() {
             "--rounds" => plan.rounds = number(words.next()),
             "--seconds" => plan.time = Duration::from_secs(number(words.next())),
             "--connections" => plan.connections = number(words.next()),
-            "hop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => parts.push(word),
+            "--serve" => return remote::serve(&words.next().expect("--serve takes a kind of server")),
+            "remote" | "hop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => parts.push(word),
             "--moves" => plan.moves = number(words.next()),
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
-            _ => panic!("`{word}` is no part of this: hop, move, state, drain, new, crash, idle, many"),
+            _ => panic!("`{word}` is no part of this: remote, hop, move, state, drain, new, crash, idle, many"),
         }
     }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
@@ -68,6 +71,9 @@ fn main() {
         println!("- {key}: {fact}");
     }
     let mut report = Report::default();
+    if wanted("remote") {
+        remote::run(&plan, &mut report);
+    }
     if wanted("hop") {
         hop::run(&plan, &mut report);
     }

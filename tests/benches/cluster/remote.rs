@@ -1,0 +1,222 @@
+//! A call from one node to a module on another, against what would do the same without Outpost.
+//!
+//! ```text
+//! this process                             a process of its own
+//! handle ─▶ node ═════════ link ═════════▶ node ─▶ module
+//! stock tonic client ─── one connection ─▶ stock tonic server      1.00
+//! tarpc client ───────── one connection ─▶ tarpc server
+//! ```
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    iter,
+    net::{Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use outpost::Sources;
+use outpost_tests::{
+    measure::{Echo, Loaded, Process, ask, connect, cpu_of, drive, echo_app, load, median, runtime},
+    v1::{RelayHandle, relay_server::RelayServer},
+};
+use tarpc::{
+    client, context,
+    server::{BaseChannel, Channel as _},
+    tokio_serde::formats::Bincode,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tonic::transport::{Channel, Server, server::TcpIncoming};
+
+use crate::{
+    Plan,
+    nodes::{Nodes, is_served_by, module},
+    report::{Cell, Report, hundredths, tenths, whole},
+};
+
+/// Bytes of a message, and calls in flight.
+const LOADS: [(usize, usize); 7] =
+    [(100, 1), (100, 16), (100, 64), (100, 256), (4 << 10, 64), (64 << 10, 16), (1 << 20, 4)];
+
+#[tarpc::service]
+trait Echoes {
+    async fn echo(payload: Vec<u8>) -> Vec<u8>;
+}
+
+#[derive(Clone)]
+struct Echoing;
+
+impl Echoes for Echoing {
+    async fn echo(self, _: context::Context, payload: Vec<u8>) -> Vec<u8> {
+        payload
+    }
+}
+
+/// Serves a baseline, and tells where on its standard output.
+pub(crate) fn serve(kind: &str) {
+    let kind = kind.to_owned();
+    runtime(2).block_on(async move {
+        if kind == "tarpc" {
+            let mut calls = JoinSet::new();
+            let mut listener =
+                tarpc::serde_transport::tcp::listen((Ipv4Addr::LOCALHOST, 0), Bincode::default).await.expect("a port");
+            listener.config_mut().max_frame_length(16 << 20);
+            println!("{}", listener.local_addr());
+            while let Some(Ok(transport)) = listener.next().await {
+                let running = BaseChannel::with_defaults(transport).execute(Echoing.serve());
+                calls.spawn(running.for_each_concurrent(None, |call| async move {
+                    // As a task of its own, as its documentation has it.
+                    let _ = JoinSet::from_iter([call]).join_next().await;
+                }));
+            }
+        } else {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+            println!("{}", listener.local_addr().expect("it is bound"));
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let relay = RelayServer::new(Echo::default()).max_decoding_message_size(16 << 20);
+            Server::builder().add_service(relay).serve_with_incoming(incoming).await.expect("it serves");
+        }
+    });
+}
+
+fn start(kind: &str) -> (Process, SocketAddr) {
+    let program = env::current_exe().expect("this program");
+    let mut process = Process::start(Command::new(program).args(["--serve", kind]).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(process.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("an address");
+    (process, line.trim().parse().expect("an address"))
+}
+
+enum Way {
+    Link(RelayHandle),
+    Tonic(Channel),
+    Tarpc(EchoesClient),
+}
+
+struct Measured {
+    name: &'static str,
+    way: Way,
+    server: u32,
+    /// Per load, the rounds.
+    samples: Vec<Vec<Sample>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    loaded: Loaded,
+    /// CPU time of a call, in microseconds.
+    client: f64,
+    server: f64,
+}
+
+pub(crate) fn run(plan: &Plan, report: &mut Report) {
+    report.part("remote", "a call from one node to a module on another");
+    runtime(2).block_on(measure(plan, report));
+}
+
+async fn measure(plan: &Plan, report: &mut Report) {
+    let nodes = Nodes::start(1, 0, &["log.filter=info", "cluster.max_rebalancing=0"]).await;
+    let host = nodes.node("node-1");
+    let sources = Sources::on_free_ports()
+        .set("node.name", "caller")
+        .set("cluster.max_rebalancing", "0")
+        .set("cluster.seeds", &format!("[\"{}\"]", host.cluster));
+    let caller = echo_app(Echo::default()).start(&sources).await.expect("the node starts");
+    let on_host = |view: &_| module(view).is_some_and(|module| is_served_by(module, "node-1"));
+    host.until("the module on its host", on_host).await;
+    let handle: RelayHandle = caller.handle().expect("the program has it");
+    let (tonic, tonic_at) = start("tonic");
+    let (tarpc, tarpc_at) = start("tarpc");
+    let mut transport = tarpc::serde_transport::tcp::connect(tarpc_at, Bincode::default);
+    transport.config_mut().max_frame_length(16 << 20);
+    let transport = transport.await.expect("it listens");
+    let tarpc_client = EchoesClient::new(client::Config::default(), transport).spawn();
+    let mut all = [
+        ("stock tonic, one connection", Way::Tonic(connect(tonic_at).await), tonic.0.id()),
+        ("a handle, over a link", Way::Link(handle), host.pid()),
+        ("tarpc", Way::Tarpc(tarpc_client), tarpc.0.id()),
+    ]
+    .map(|(name, way, server)| Measured { name, way, server, samples: vec![Vec::new(); LOADS.len()] });
+    for measured in &all {
+        sample(measured, 100, 16, Duration::from_millis(500)).await;
+    }
+    for round in 0..plan.rounds {
+        for (which, (bytes, in_flight)) in LOADS.into_iter().enumerate() {
+            // Who comes first changes each round.
+            let count = all.len();
+            for index in (0..count).map(|index| (index + round) % count) {
+                let taken = sample(&all[index], bytes, in_flight, plan.time).await;
+                all[index].samples[which].push(taken);
+            }
+        }
+    }
+    for (which, load) in LOADS.into_iter().enumerate() {
+        table(&all, which, load, report);
+    }
+    caller.stop().await;
+}
+
+async fn sample(measured: &Measured, bytes: usize, in_flight: usize, time: Duration) -> Sample {
+    let cpu = || (cpu_of(std::process::id()), cpu_of(measured.server));
+    let before = cpu();
+    let loaded = match &measured.way {
+        Way::Tonic(channel) => load(std::slice::from_ref(channel), in_flight, bytes, time).await,
+        Way::Link(handle) => {
+            drive(in_flight, time, |_| async move {
+                handle.unary(ask(bytes)).await.expect("an answer");
+            })
+            .await
+        }
+        Way::Tarpc(client) => {
+            drive(in_flight, time, |_| async move {
+                client.echo(context::current(), vec![7; bytes]).await.expect("an answer");
+            })
+            .await
+        }
+    };
+    let after = cpu();
+    let a_call = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(loaded.calls);
+    Sample { loaded, client: a_call(after.0 - before.0), server: a_call(after.1 - before.1) }
+}
+
+/// A number of a sample.
+type Part = fn(&Sample) -> f64;
+
+fn table(all: &[Measured], which: usize, (bytes, in_flight): (usize, usize), report: &mut Report) {
+    let middle = |measured: &Measured, part: Part| median(measured.samples[which].iter().map(part));
+    // Of the rounds' ratios, not of the medians: what disturbs a round disturbs all of it.
+    let ratio = |measured: &Measured, part: Part| {
+        let rounds = iter::zip(&measured.samples[which], &all[0].samples[which]);
+        median(rounds.map(|(this, other)| part(this) / part(other)))
+    };
+    let (rate, p50, p99): (Part, Part, Part) =
+        (|sample| sample.loaded.rate, |sample| sample.loaded.p50, |sample| sample.loaded.p99);
+    let both: Part = |sample| sample.client + sample.server;
+    let rows = all.iter().map(|measured| {
+        vec![
+            Cell::from(measured.name),
+            whole(middle(measured, rate)),
+            hundredths(ratio(measured, rate)),
+            whole(middle(measured, p50)),
+            whole(middle(measured, p99)),
+            hundredths(ratio(measured, p50)),
+            tenths(middle(measured, |sample| sample.client)),
+            tenths(middle(measured, |sample| sample.server)),
+            hundredths(ratio(measured, both)),
+        ]
+    });
+    let columns = [
+        "way",
+        "calls/s",
+        "ratio",
+        "p50 us",
+        "p99 us",
+        "p50 ratio",
+        "client CPU us/call",
+        "server CPU us/call",
+        "CPU ratio",
+    ];
+    report.table(&format!("{bytes} bytes, {in_flight} in flight"), &columns, rows.collect());
+}
