@@ -527,8 +527,8 @@ mod long {
     }
 
     const CALLS_PER_MOVE: u64 = 1_000;
-    /// Until memory is what it will be.
-    const WARM_UP: usize = 50;
+    /// Until memory is what it will be: what is remembered of events and of the log has its bound then.
+    const WARM_UP: usize = 300;
 
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "takes many minutes"]
