@@ -79,6 +79,7 @@ impl Carrier {
     /// Dropping the future ends the call at the peer.
     pub(crate) async fn call(&self, parts: Parts, body: Bytes) -> Result<Ended, (Parts, Bytes)> {
         let Some(path) = parts.uri.path_and_query() else { return Err((parts, body)) };
+        let mut frame = frame::call(path, &parts.headers, body.clone());
         let (sender, answer) = oneshot::channel();
         let (id, waker) = {
             let mut calls = self.lock();
@@ -89,7 +90,8 @@ impl Carrier {
             let id = calls.last;
             let place = calls.put;
             calls.waiting.insert(id, Waiting { place, answer: sender });
-            (id, calls.put(carry_request::Frame::Call(frame::call(id, path, &parts.headers, body))))
+            frame.id = id;
+            (id, calls.put(carry_request::Frame::Call(frame)))
         };
         if let Some(waker) = waker {
             waker.wake();

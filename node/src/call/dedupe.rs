@@ -230,15 +230,19 @@ impl Reply {
     }
 
     pub(crate) fn response(&self) -> Response {
+        self.clone().into_response()
+    }
+
+    pub(crate) fn into_response(self) -> Response {
         let body = Full::new(self.body.clone());
-        let body = match (&self.trailers, self.body.is_empty()) {
+        let body = match (self.trailers, self.body.is_empty()) {
             (None, true) => Body::empty(),
             (None, false) => Body::new(body),
-            (Some(trailers), _) => Body::new(body.with_trailers(std::future::ready(Some(Ok(trailers.clone()))))),
+            (Some(trailers), _) => Body::new(body.with_trailers(std::future::ready(Some(Ok(trailers))))),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers.clone();
+        *response.headers_mut() = self.headers;
         response
     }
 }

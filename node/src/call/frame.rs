@@ -103,12 +103,12 @@ fn broken(head: &HeaderMap, status: Status) -> Reply {
     reply
 }
 
-/// A request whose body is whole.
-pub(crate) fn call(id: u64, path: &PathAndQuery, headers: &HeaderMap, body: Bytes) -> CarriedCall {
+/// A request whose body is whole; its id is given when it is put in line.
+pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes) -> CarriedCall {
     let path = Bytes::copy_from_slice(path.as_str().as_bytes());
     // Of a connection; and here there is no other way than with trailers.
     let fields = headers.iter().filter(|(name, _)| **name != header::TE);
-    CarriedCall { id, path, fields: fields.map(field).collect(), body }
+    CarriedCall { id: 0, path, fields: fields.map(field).collect(), body }
 }
 
 /// The call that a peer sent.
@@ -146,22 +146,14 @@ pub(crate) fn response(answer: CarriedAnswer) -> Result<Response, Malformed> {
         }
         Some(Trailers::Fields(CarriedTrailers { fields })) => Some(headers(fields)?),
     };
-    let mut response = Response::new(body_of(body, trailers));
-    if http_status != 0 {
-        let status = u16::try_from(http_status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-        *response.status_mut() = status.ok_or(Malformed::Status(http_status))?;
-    }
-    *response.headers_mut() = headers(fields)?;
-    *response.version_mut() = Version::HTTP_2;
-    Ok(response)
-}
-
-fn body_of(body: Bytes, trailers: Option<HeaderMap>) -> Body {
-    match (trailers, body.is_empty()) {
-        (None, true) => Body::empty(),
-        (None, false) => Body::new(Full::new(body)),
-        (Some(trailers), _) => Body::new(Full::new(body).with_trailers(std::future::ready(Some(Ok(trailers))))),
-    }
+    let status = match http_status {
+        0 => StatusCode::OK,
+        other => u16::try_from(other)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok())
+            .ok_or(Malformed::Status(other))?,
+    };
+    Ok(Reply { status, headers: headers(fields)?, body, trailers }.into_response())
 }
 
 fn is_ok(trailers: &HeaderMap) -> bool {
@@ -287,7 +279,7 @@ mod tests {
             ("x-bin", "AAEC"),
         ]);
         let path = PathAndQuery::from_static("/shop.v1.Cart/Add");
-        let sent = call(7, &path, &headers, Bytes::from_static(b"body"));
+        let sent = call(&path, &headers, Bytes::from_static(b"body"));
         let arrived = request(CarriedCall::decode(&*sent.encode_to_vec()).unwrap()).unwrap();
         assert_eq!(arrived.uri().path(), "/shop.v1.Cart/Add");
         assert_eq!((arrived.method(), arrived.version()), (&Method::POST, Version::HTTP_2));
@@ -378,7 +370,7 @@ mod tests {
                 .collect();
             let headers: HeaderMap = fields.into_iter().collect();
             let path = PathAndQuery::from_maybe_shared(path).unwrap();
-            let mut sent = call(3, &path, &headers, body.into()).encode_to_vec();
+            let mut sent = call(&path, &headers, body.into()).encode_to_vec();
             let at = at.index(sent.len());
             sent[at] = with;
             if let Ok(call) = CarriedCall::decode(&*sent) {
