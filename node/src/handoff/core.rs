@@ -51,12 +51,13 @@ pub(crate) enum Command {
         module: ModuleName,
         id: InstanceId,
     },
-    /// Fill an instance with the state of the part's owner, by the move `of`.
+    /// Fill an instance with the state of the part's owner, by the move `of`. `ready`: then it can serve at once.
     Fill {
         module: ModuleName,
         id: InstanceId,
         of: u64,
         from: Incarnation,
+        ready: bool,
     },
     /// Do what has to be done before the first call at this epoch: run the module's hooks; and `restore` what was
     /// checkpointed, where nobody has handed over a state.
@@ -139,12 +140,13 @@ pub(crate) enum Event {
         module: ModuleName,
         id: InstanceId,
     },
-    /// The target of the move `of` has this state, which an instance was sealed with.
+    /// The target of the move `of` has this state, which an instance was sealed with; and is `ready` to serve it.
     Installed {
         module: ModuleName,
         id: InstanceId,
         of: u64,
         sealed: Sealed,
+        ready: bool,
     },
     /// The proposal for this module was answered, or given up.
     Asked {
@@ -228,8 +230,8 @@ enum Step {
     Closing,
     /// No call is inside; the target takes the state.
     Empty,
-    /// The target has it.
-    Installed(Sealed),
+    /// The target has it, and could serve at once.
+    Installed { sealed: Sealed, ready: bool },
 }
 
 /// Which state an instance has.
@@ -356,12 +358,12 @@ impl Core {
                     *step = Step::Empty;
                 }
             }
-            Event::Installed { module, id, of: by, sealed } => {
+            Event::Installed { module, id, of: by, sealed, ready } => {
                 // Nobody is inside, or there would have been nothing to take, whether or not that was told.
                 if let Some(Instance { phase: Phase::Sealed { of, step, .. }, .. }) = self.instance(&module, id)
                     && *of == by
                 {
-                    *step = Step::Installed(sealed);
+                    *step = Step::Installed { sealed, ready };
                 }
             }
             Event::Asked { module } => {
@@ -512,6 +514,8 @@ impl Core {
             }
         };
         let term = |exclusive: bool| if exclusive { lease } else { None };
+        // Whoever keeps the state that the record names may let it go once the record says so.
+        let unsaid = matches!(&want, Want::Serve { active, seal, .. } if !active || seal.is_some());
         match (&mut instance.phase, want) {
             (Phase::Failed { again, .. }, Want::Serve { .. } | Want::Hold { .. }) if now >= *again => {
                 instance.id = self.next;
@@ -528,7 +532,7 @@ impl Core {
             (Phase::Ready, Want::Prepare { prepared, id: of, from, .. }) => match &instance.content {
                 Content::Own if travels => {
                     instance.content = Content::Copy { of, copied: false };
-                    commands.push(Command::Fill { module, id, of, from });
+                    commands.push(Command::Fill { module, id, of, from, ready: !instance.hooks });
                 }
                 Content::Copy { copied: false, .. } => {}
                 _ if !prepared => propose(commands, PartChange::Prepared, String::new()),
@@ -554,13 +558,13 @@ impl Core {
                 _ => {
                     instance.phase = Phase::Serving { epoch, exclusive };
                     commands.push(Command::Open { module: module.clone(), id, epoch, term: term(exclusive) });
-                    if !active {
+                    if unsaid {
                         propose(commands, PartChange::Activated, String::new());
                     }
                 }
             },
             // It was handed over; and perhaps given back, before this node has heard of that.
-            (Phase::Sealed { of, step: Step::Installed(sealed), .. }, want) if want.names(&sealed.digest) => {
+            (Phase::Sealed { of, step: Step::Installed { sealed, .. }, .. }, want) if want.names(&sealed.digest) => {
                 instance.content = Content::Of { of: *of, digest: sealed.digest.clone() };
                 instance.phase = Phase::Given;
                 self.look_at(now, &module, state, commands);
@@ -570,22 +574,22 @@ impl Core {
             (Phase::Held { .. }, Want::Serve { active: false, seal, .. }) if instance.again || seal.is_some() => {
                 propose(commands, PartChange::Activated, String::new());
             }
-            (Phase::Held { .. } | Phase::Sealed { .. }, Want::Serve { epoch, exclusive, active, .. }) => {
+            (Phase::Held { .. } | Phase::Sealed { .. }, Want::Serve { epoch, exclusive, .. }) => {
                 // An abort.
                 instance.phase = Phase::Serving { epoch, exclusive };
                 instance.content = Content::Own;
                 commands.push(Command::Open { module: module.clone(), id, epoch, term: term(exclusive) });
-                if !active {
+                if unsaid {
                     propose(commands, PartChange::Activated, String::new());
                 }
             }
-            (Phase::Serving { epoch: own, exclusive: was }, Want::Serve { epoch, exclusive, active, .. }) => {
+            (Phase::Serving { epoch: own, exclusive: was }, Want::Serve { epoch, exclusive, .. }) => {
                 let other = (*own, *was) != (epoch, exclusive);
                 instance.phase = Phase::Serving { epoch, exclusive };
                 if other {
                     commands.push(Command::Open { module: module.clone(), id, epoch, term: term(exclusive) });
                 }
-                if !active {
+                if unsaid {
                     propose(commands, PartChange::Activated, String::new());
                 }
             }
@@ -610,9 +614,10 @@ impl Core {
                 self.look_at(now, &module, state, commands);
             }
             (Phase::Sealed { step, since, .. }, Want::HandOver { .. }) => match step {
-                Step::Installed(sealed) => {
+                Step::Installed { sealed, ready } => {
                     let waited_us = u64::try_from((now - *since).as_micros()).unwrap_or(u64::MAX);
-                    propose(commands, PartChange::Handover { sealed: Some(sealed.clone()), waited_us }, String::new());
+                    let change = PartChange::Handover { sealed: Some(sealed.clone()), ready: *ready, waited_us };
+                    propose(commands, change, String::new());
                 }
                 _ if !travels => propose(commands, HAND_OVER, String::new()),
                 Step::Closing | Step::Empty if now - *since >= sealed_for => {
@@ -642,7 +647,7 @@ impl Core {
 }
 
 /// A hand-over without a state.
-const HAND_OVER: PartChange = PartChange::Handover { sealed: None, waited_us: 0 };
+const HAND_OVER: PartChange = PartChange::Handover { sealed: None, ready: false, waited_us: 0 };
 
 /// Whether an instance must go, and perhaps another one come, before anything else.
 fn is_of_the_past(now: Tick, instance: &Instance, want: &Want) -> bool {
@@ -654,7 +659,7 @@ fn is_of_the_past(now: Tick, instance: &Instance, want: &Want) -> bool {
             now >= *again || (*chosen && *of != Some(*id))
         }
         // It has the state that the record names, whatever this node has not heard of in between.
-        (Phase::Sealed { step: Step::Installed(sealed), .. }, want) if want.names(&sealed.digest) => false,
+        (Phase::Sealed { step: Step::Installed { sealed, .. }, .. }, want) if want.names(&sealed.digest) => false,
         (Phase::Given, want) => !matches!(&instance.content, Content::Of { digest, .. } if want.names(digest)),
         (_, Want::Nothing | Want::Keep { .. }) => true,
         // It was the owner, and the part is on its way back.

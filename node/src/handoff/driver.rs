@@ -291,8 +291,8 @@ impl Driver {
                     }
                 },
                 Some(event) = self.events.1.recv() => event,
-                Some(Installed { module, id, of, sealed }) = self.installed.1.recv() => {
-                    Event::Installed { module, id, of, sealed }
+                Some(Installed { module, id, of, sealed, ready }) = self.installed.1.recv() => {
+                    Event::Installed { module, id, of, sealed, ready }
                 }
                 Ok(()) = self.around.lease.changed() => {
                     // Calls that a gate refused for want of a lease wait for this.
@@ -389,7 +389,7 @@ impl Driver {
         for command in commands {
             match command {
                 Command::Start { module, id } => self.begin(module, id),
-                Command::Fill { module, id, of, from } => self.fill(module, id, of, &from),
+                Command::Fill { module, id, of, from, ready } => self.fill(module, id, of, &from, ready),
                 Command::Activate { module, id, epoch, restore } => self.activate(module, id, epoch, restore),
                 Command::Open { module, id, epoch, term } => self.open(&module, id, epoch, term),
                 Command::Close { module, id } => {
@@ -458,7 +458,7 @@ impl Driver {
         self.doing.remove(&id).into_iter().flatten().for_each(|work| work.abort());
     }
 
-    fn fill(&mut self, module: ModuleName, id: InstanceId, of: u64, from: &Incarnation) {
+    fn fill(&mut self, module: ModuleName, id: InstanceId, of: u64, from: &Incarnation, ready: bool) {
         let Some(instance) = self.instances.get(&id) else { return };
         let members = self.members.borrow();
         let Some(source) = members.get(&from.node).filter(|member| member.generation == from.generation) else {
@@ -477,6 +477,7 @@ impl Driver {
             address: source.address,
             state: instance.state.clone(),
             replies: Arc::clone(&instance.kept),
+            ready,
             progress: Arc::clone(&instance.filled),
             limit: self.around.max_state,
         };

@@ -71,6 +71,8 @@ pub(crate) struct Installed {
     pub(crate) id: InstanceId,
     pub(crate) of: u64,
     pub(crate) sealed: Sealed,
+    /// It can serve at once.
+    pub(crate) ready: bool,
 }
 
 /// A part that moves away, as its target may have it.
@@ -211,7 +213,7 @@ impl Offer {
     ) -> Result<(), Status> {
         let known = self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(sealed) = known.filter(|sealed| !begin.installed.is_empty() && sealed.digest == begin.installed) {
-            self.has_it(sealed).await;
+            self.has_it(sealed, begin.ready).await;
             return out.step(Step::Noted(Noted {})).await;
         }
         if !begin.installed.is_empty() {
@@ -251,15 +253,15 @@ impl Offer {
             answer.map_err(|_| Status::deadline_exceeded("the target does not say that it has the state"))??;
         match answer.and_then(|request| request.step) {
             Some(transfer_request::Step::Installed(digest)) if digest == sealed.digest => {
-                self.has_it(sealed).await;
+                self.has_it(sealed, begin.ready).await;
                 out.step(Step::Noted(Noted {})).await
             }
             _ => Err(Status::aborted("the target did not take the state")),
         }
     }
 
-    async fn has_it(&self, sealed: Sealed) {
-        let installed = Installed { module: self.module.clone(), id: self.id, of: self.of, sealed };
+    async fn has_it(&self, sealed: Sealed, ready: bool) {
+        let installed = Installed { module: self.module.clone(), id: self.id, of: self.of, sealed, ready };
         // The node may be about to end.
         let _ = self.installed.send(installed).await;
     }
@@ -308,6 +310,8 @@ pub(crate) struct Taking {
     pub(crate) address: SocketAddr,
     pub(crate) state: Option<Held>,
     pub(crate) replies: Arc<Dedupe>,
+    /// The module can serve as soon as it has the state.
+    pub(crate) ready: bool,
     /// Bytes that have come so far.
     pub(crate) progress: Arc<AtomicU64>,
     pub(crate) limit: u64,
@@ -352,6 +356,7 @@ impl Taking {
             node: self.me.node.to_string(),
             generation: self.me.generation,
             installed: installed.to_owned(),
+            ready: self.ready,
         };
         TransferRequest { step: Some(transfer_request::Step::Begin(begin)) }
     }

@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     log::{Log, ProposeError},
     scheduler::{self, Limits, Plan},
-    state::{Command, Hosting, Part, PartChange, Proposal, State},
+    state::{Command, Hosting, PartChange, Proposal, State},
     view::{self, Heard},
 };
 use crate::{
@@ -248,16 +248,15 @@ enum Decided {
 /// The owner that a command takes over from, where only the end of its lease shows that it serves no more.
 fn silent_owner(state: &State, members: &Members, command: &Command) -> Option<Incarnation> {
     let Command::Part { module, change: PartChange::Assign(_), .. } = command else { return None };
-    let Part { epoch, hosting: Hosting::Exclusive { owner, active, .. }, .. } = state.parts.get(module)? else {
-        return None;
-    };
+    let part = state.parts.get(module)?;
+    let Hosting::Exclusive { owner, .. } = &part.hosting else { return None };
     // An owner that failed to start serves only after the record says so, which it then does at another version.
     let failed = members.get(&owner.node).is_some_and(|member| {
         let hosted = member.hosting.get(module);
         member.generation == owner.generation
-            && hosted.is_some_and(|hosted| hosted.state == Instance::Failed && hosted.epoch == *epoch)
+            && hosted.is_some_and(|hosted| hosted.state == Instance::Failed && hosted.epoch == part.epoch)
     });
-    (!view::has_gone(state, owner) && (*active || !failed)).then(|| owner.clone())
+    (!view::has_gone(state, owner) && (part.is_settled() || !failed)).then(|| owner.clone())
 }
 
 /// The process of each node that has not left.

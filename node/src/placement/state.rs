@@ -122,10 +122,10 @@ pub(crate) enum Hosting {
     /// One owner at a time.
     Exclusive {
         owner: Incarnation,
-        /// The owner has said that it serves this epoch.
+        /// The owner serves this epoch: it has said so, or was given the part when it had all that it needs.
         active: bool,
         moving: Option<Move>,
-        /// What the owner must have before it may serve, until it does.
+        /// What the owner must have before it may serve, until it has said that it does.
         #[serde(default)]
         seal: Option<Seal>,
     },
@@ -249,6 +249,9 @@ pub(crate) enum PartChange {
     Handover {
         /// The state that the target has taken, where the module's state travels.
         sealed: Option<Sealed>,
+        /// The target needs nothing but this entry to serve: no second one is waited for.
+        #[serde(default)]
+        ready: bool,
         /// For how long calls have waited so far, in microseconds.
         #[serde(default)]
         waited_us: u64,
@@ -466,8 +469,10 @@ impl State {
                     Some(Hosting::Replicated { hosts }) if hosts.iter().any(|host| *host != to.node) => {
                         return Err(phase("other nodes host it still"));
                     }
-                    // It has the state that it handed over still.
-                    Some(Hosting::Exclusive { seal: Some(kept), .. }) if kept.from == *to => seal = Some(kept),
+                    // It has the state that it handed over still, and nobody has served a newer one.
+                    Some(Hosting::Exclusive { active: false, seal: Some(kept), .. }) if kept.from == *to => {
+                        seal = Some(kept);
+                    }
                     _ => {}
                 }
                 let epoch = part.epoch.next();
@@ -497,7 +502,7 @@ impl State {
             (PartChange::BeginMove { .. }, Some(moving)) => {
                 return Err(phase(&format!("it is on its way to {} already", moving.to.node)));
             }
-            (PartChange::BeginMove { .. }, None) if !active => {
+            (PartChange::BeginMove { .. }, None) if !active || seal.is_some() => {
                 return Err(phase(&format!("{} has not begun to serve it yet", owner.node)));
             }
             (PartChange::BeginMove { to, .. }, None) if *to == owner => {
@@ -527,7 +532,7 @@ impl State {
                     Part { hosting: Hosting::Exclusive { owner, active, moving, seal }, ..part },
                 )
             }
-            (PartChange::Handover { sealed, waited_us }, Some(moving)) => {
+            (PartChange::Handover { sealed, ready, waited_us }, Some(moving)) => {
                 if !moving.prepared {
                     return Err(phase(&format!("{} is not ready for it", moving.to.node)));
                 }
@@ -539,7 +544,7 @@ impl State {
                     text = format!("{text}, with {size} of state; calls wait for {waited:.1?} so far");
                 }
                 let seal = sealed.clone().map(|sealed| Seal { sealed, from: owner, of: moving.id });
-                let hosting = Hosting::Exclusive { owner: moving.to, active: false, moving: None, seal };
+                let hosting = Hosting::Exclusive { owner: moving.to, active: *ready, moving: None, seal };
                 ("moved", node, text, Part { epoch, hosting, chosen: moving.chosen, ..part })
             }
             (PartChange::AbortMove | PartChange::Prepared | PartChange::Handover { .. }, None) => {
@@ -602,6 +607,11 @@ impl Part {
             Hosting::Exclusive { seal, .. } => seal.as_ref(),
             Hosting::Replicated { .. } => None,
         }
+    }
+
+    /// Whether its owner has said that it serves, so that nobody keeps its state any more: then it may move again.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.hosting, Hosting::Exclusive { active: true, seal: None, .. })
     }
 
     pub(crate) fn moving(&self) -> Option<&Move> {

@@ -128,7 +128,7 @@ pub(crate) fn foresee(
 }
 
 /// What becomes of the state makes no difference to where things are.
-const HANDOVER: PartChange = PartChange::Handover { sealed: None, waited_us: 0 };
+const HANDOVER: PartChange = PartChange::Handover { sealed: None, ready: false, waited_us: 0 };
 
 /// Makes a change, and what follows from it.
 fn play(state: &mut State, module: ModuleName, change: PartChange) {

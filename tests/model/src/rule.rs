@@ -38,7 +38,7 @@ pub enum Rule {
     SourceKeepsSealed,
     /// It keeps it, too, when it learns of the handover and of the Assign back to it at once.
     KeptWhenSkipped,
-    /// Nobody opens while the record has a seal: the owner commits Activated, which clears it, and then opens.
+    /// Nobody opens while the record has a seal and is not active: the owner commits Activated, and then opens.
     OpenAfterActivated,
 
     // The lease, at the holder.

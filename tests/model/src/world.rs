@@ -63,11 +63,11 @@ pub struct Record {
     pub fence: Epoch,
     /// None only in a host's view that was reduced to "not mine".
     pub owner: Option<Incarnation>,
-    /// The owner has said that it serves.
+    /// The owner serves: it has said so, or was handed the part when it needed nothing else.
     pub active: bool,
     /// The move under way.
     pub moving: Option<Move>,
-    /// From a handover until the new owner is active.
+    /// From a handover until the new owner has said that it serves.
     pub seal: Option<Seal>,
 }
 

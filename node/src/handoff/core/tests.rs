@@ -26,6 +26,8 @@ struct World {
     cores: BTreeMap<NodeId, Core>,
     /// The target, and its instance, of each move.
     fills: BTreeMap<u64, (NodeId, InstanceId)>,
+    /// The module has something to do before it serves.
+    hooks: bool,
     /// What each node did, in words.
     done: Vec<String>,
 }
@@ -41,6 +43,7 @@ impl World {
             now: Tick::ZERO,
             cores: BTreeMap::new(),
             fills: BTreeMap::new(),
+            hooks: false,
             done: Vec::new(),
         };
         for name in ["a", "b"] {
@@ -98,7 +101,8 @@ impl World {
                     quiet = false;
                     match command {
                         Command::Start { module, id } => {
-                            commands.extend(self.on(name, Event::Started { module, id, hooks: false }))
+                            let hooks = self.hooks;
+                            commands.extend(self.on(name, Event::Started { module, id, hooks }))
                         }
                         Command::Propose { module, expect, change, why } => {
                             let command = LogCommand::Part { module: module.clone(), expect, change, why };
@@ -106,7 +110,8 @@ impl World {
                             let _ = self.state.apply(self.state.index + 1, &proposal);
                             commands.extend(self.on(name, Event::Asked { module }));
                         }
-                        Command::Fill { module, id, of, .. } => {
+                        Command::Fill { module, id, of, ready, .. } => {
+                            assert_eq!(ready, !self.hooks);
                             commands.extend(self.on(name, Event::Copied { module: module.clone(), id }));
                             self.fills.insert(of, (node(name), id));
                         }
@@ -116,7 +121,12 @@ impl World {
                             let (target, filled) = self.fills[&of].clone();
                             let event = Event::Filled { module: module.clone(), id: filled, digest: digest(of).digest };
                             assert!(self.on(target.as_str(), event).is_empty());
-                            commands.extend(self.on(name, Event::Installed { module, id, of, sealed: digest(of) }));
+                            commands.extend(
+                                self.on(
+                                    name,
+                                    Event::Installed { module, id, of, sealed: digest(of), ready: !self.hooks },
+                                ),
+                            );
                         }
                         Command::Activate { module, id, .. } => {
                             commands.extend(self.on(name, Event::Activated { module, id }));
@@ -322,25 +332,54 @@ fn a_state_is_copied_sealed_and_handed_over_and_kept_until_the_target_serves() {
     let mut world = World::owned_by_a_of(StateClass::Ephemeral);
     world.change(to_b());
     world.settle();
-    assert_eq!(
-        world.done,
-        [
-            "b: start",
-            "b: fill from a",
-            "b: prepared",
-            "a: seal",
-            "a: hand over",
-            // Nobody serves until the record says so: before, the part may be given back.
-            "b: activated",
-            "b: open 2",
-            "a: retire",
-        ]
-    );
+    let words = [
+        "b: start",
+        "b: fill from a",
+        "b: prepared",
+        "a: seal",
+        "a: hand over",
+        "b: open 2",
+        "b: activated",
+        "a: retire",
+    ];
+    assert_eq!(world.done, words);
     assert_eq!((world.stage("a"), world.stage("b")), (None, Some(Stage::Serving)));
 }
 
-/// A world in which a has handed over to b, which has not opened yet.
-fn handed_over() -> (World, u64) {
+#[test]
+fn a_target_with_something_to_do_first_serves_when_the_record_says_that_it_is_done() {
+    let mut world = World::owned_by_a_of(StateClass::Ephemeral);
+    world.hooks = true;
+    world.change(to_b());
+    world.settle();
+    // Nobody serves until the record says so: before, the part may be given back.
+    let words = [
+        "b: start",
+        "b: fill from a",
+        "b: prepared",
+        "a: seal",
+        "a: hand over",
+        "b: activate 2",
+        "b: activated",
+        "b: open 2",
+        "a: retire",
+    ];
+    assert_eq!(world.done, words);
+}
+
+#[test]
+fn an_owner_that_was_active_at_once_and_dies_has_died_like_any_other() {
+    let (mut world, of) = sealed();
+    world.change(PartChange::Handover { sealed: Some(digest(of)), ready: true, waited_us: 0 });
+    assert!(world.look("a").is_empty(), "it keeps the state until b has said that it serves");
+    assert_eq!(world.look("b").iter().map(words).collect::<Vec<_>>(), ["open 2", "activated"]);
+    world.change(PartChange::Assign(incarnation("a")));
+    // What b has done meanwhile is not in it.
+    assert_eq!(world.look("a").iter().map(words).collect::<Vec<_>>(), ["retire", "start"]);
+}
+
+/// A world in which a has sealed its state, and b has it.
+fn sealed() -> (World, u64) {
     let mut world = World::owned_by_a_of(StateClass::Ephemeral);
     world.change(to_b());
     let of = world.state.parts[&cart()].moving().unwrap().id;
@@ -354,11 +393,17 @@ fn handed_over() -> (World, u64) {
     world.on("a", Event::Closed { module: module.clone(), id: source });
     assert!(world.on("a", Event::Drained { module: module.clone(), id: source }).is_empty(), "b has no state yet");
     world.on("b", Event::Filled { module: module.clone(), id, digest: digest(of).digest });
-    let commands = world.on("a", Event::Installed { module, id: source, of, sealed: digest(of) });
+    let commands = world.on("a", Event::Installed { module, id: source, of, sealed: digest(of), ready: false });
     assert!(matches!(&*commands, [Command::Propose { change: PartChange::Handover { .. }, .. }]), "{commands:?}");
-    world.change(PartChange::Handover { sealed: Some(digest(of)), waited_us: 0 });
-    assert!(world.look("a").is_empty(), "it keeps the state");
     world.done.clear();
+    (world, of)
+}
+
+/// A world in which a has handed over to b, which has something to do before it opens.
+fn handed_over() -> (World, u64) {
+    let (mut world, of) = sealed();
+    world.change(PartChange::Handover { sealed: Some(digest(of)), ready: false, waited_us: 0 });
+    assert!(world.look("a").is_empty(), "it keeps the state");
     (world, of)
 }
 
@@ -383,8 +428,8 @@ fn a_source_that_hears_late_of_a_hand_over_has_what_comes_back_with_or_without_a
         let [Command::Seal { module, id, .. }] = &*commands else { panic!("{commands:?}") };
         late.on("a", Event::Drained { module: module.clone(), id: *id });
         let of = late.state.parts[&cart()].moving().unwrap().id;
-        late.on("a", Event::Installed { module: module.clone(), id: *id, of, sealed: digest(of) });
-        late.change(PartChange::Handover { sealed: Some(digest(of)), waited_us: 0 });
+        late.on("a", Event::Installed { module: module.clone(), id: *id, of, sealed: digest(of), ready: false });
+        late.change(PartChange::Handover { sealed: Some(digest(of)), ready: false, waited_us: 0 });
         late.change(PartChange::Assign(incarnation("a")));
         let commands = late.on("a", Event::Lease { term });
         assert!(!commands.iter().any(|command| matches!(command, Command::Retire { .. })), "{commands:?}");
@@ -435,7 +480,9 @@ fn a_source_whose_target_does_not_take_the_state_asks_to_stay_and_opens_when_the
     assert_eq!(commands, ["abort the move"]);
     // The target says now that it has the state; but the move may be given up already, and only one of both is decided.
     assert!(
-        world.on("a", Event::Installed { module: module.clone(), id: *id, of: *of, sealed: digest(*of) }).is_empty()
+        world
+            .on("a", Event::Installed { module: module.clone(), id: *id, of: *of, sealed: digest(*of), ready: false })
+            .is_empty()
     );
     world.change(PartChange::AbortMove);
     let commands: Vec<String> = world.on("a", Event::Asked { module: cart() }).iter().map(words).collect();

@@ -104,7 +104,7 @@ impl Step<'_, '_> {
                 self.wait_for(owner, moving.as_ref());
             }
             Hosting::Exclusive { moving: Some(moving), .. } => self.moving(moving),
-            Hosting::Exclusive { owner, active, moving: None, .. } => self.at_rest(owner, *active),
+            Hosting::Exclusive { owner, moving: None, .. } => self.at_rest(owner, part.is_settled()),
         }
     }
 
@@ -163,7 +163,7 @@ impl Step<'_, '_> {
     }
 
     /// The owner serves, or is about to.
-    fn at_rest(&mut self, owner: &Incarnation, active: bool) {
+    fn at_rest(&mut self, owner: &Incarnation, settled: bool) {
         let objection = self.objection(&owner.node);
         let Some(to) = self.target() else {
             let objection = objection.unwrap_or_else(|| "its rules are not met".to_owned());
@@ -178,7 +178,7 @@ impl Step<'_, '_> {
             None => format!("it belongs on {}", to.node),
         };
         if to.node != owner.node {
-            match (active, failed) {
+            match (settled, failed) {
                 (true, _) => {
                     self.change(PartChange::BeginMove { to, chosen: false }, format!("{}: {objection}", owner.node))
                 }

@@ -202,7 +202,7 @@ impl<'a> Survey<'a> {
     /// Who has handed a part over and has its state still, where the new owner comes to nothing. Whatever else speaks
     /// against that node: it has to give the state away before it goes.
     pub(super) fn keeper(&self, module: &ModuleName, part: &'a Part) -> Option<&'a Incarnation> {
-        let Hosting::Exclusive { owner, seal: Some(seal), .. } = &part.hosting else { return None };
+        let Hosting::Exclusive { owner, active: false, seal: Some(seal), .. } = &part.hosting else { return None };
         let failed = self.failed(module, &owner.node);
         let serves = self.facts.runs(owner) && !failed;
         let lost = !serves && (failed || self.facts.has_ended(owner));

@@ -254,7 +254,7 @@ fn handed_over() -> World {
     world.part("cart", PartChange::BeginMove { to: world.incarnation("node-2"), chosen: true });
     world.part("cart", PartChange::Prepared);
     let sealed = Some(Sealed { digest: "abc".to_owned(), bytes: 3 });
-    world.part("cart", PartChange::Handover { sealed, waited_us: 0 });
+    world.part("cart", PartChange::Handover { sealed, ready: false, waited_us: 0 });
     assert_eq!(world.changes(), Vec::<String>::new());
     world
 }

@@ -188,8 +188,11 @@ impl World {
                     if !moving.prepared && !failed(&moving.to.node) {
                         Some(PartChange::Prepared)
                     } else {
-                        (moving.prepared && self.runs(owner))
-                            .then_some(PartChange::Handover { sealed: None, waited_us: 0 })
+                        (moving.prepared && self.runs(owner)).then_some(PartChange::Handover {
+                            sealed: None,
+                            ready: false,
+                            waited_us: 0,
+                        })
                     }
                 }
                 _ => None,

@@ -96,7 +96,7 @@ impl Protocol {
         {
             next.push(changed(world, Step::Adopt(id), &|new| self.adopt(new, id)));
         }
-        if instance.epoch == record.epoch && !record.active && current {
+        if instance.epoch == record.epoch && (!record.active || record.seal.is_some()) && current {
             next.push(changed(world, Step::Activated(id), &|new| {
                 let version = new.log.version + 1;
                 new.log = Record { version, active: true, seal: None, ..new.log };
@@ -201,7 +201,8 @@ impl Protocol {
             Phase::Serving => moving.is_none() && !instance.term,
             Phase::Opening => false,
         };
-        if closed && believes(host.lease) && (record.seal.is_none() || !self.has(Rule::OpenAfterActivated)) {
+        let active = record.active || record.seal.is_none() || !self.has(Rule::OpenAfterActivated);
+        if closed && believes(host.lease) && active {
             next.push(changed(world, Step::DecideToOpen(id), &|new| {
                 if let Some(instance) = &mut new.hosts[index(id)].instance {
                     // To open late makes a difference only to what is read late.

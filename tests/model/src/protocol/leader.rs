@@ -87,13 +87,15 @@ impl Protocol {
     pub(super) fn assign(&self, world: &mut World, to: Incarnation) {
         let log = world.log;
         // Whoever holds what was sealed, and runs, can go on with it: then nothing may be lost.
-        let faithful = log.seal.is_some_and(|seal| seal.from == to) && world.runs(to);
+        let faithful = !log.active && log.seal.is_some_and(|seal| seal.from == to) && world.runs(to);
         if self.class == Class::Ephemeral && !faithful {
             for call in &mut world.calls {
                 call.excused |= !matches!(call.stage, Stage::New | Stage::Over);
             }
         }
         let seal = match log.seal {
+            // Its owner may have served: what was sealed is out of date.
+            _ if log.active => None,
             Some(seal) if seal.from == to && self.has(Rule::SealKeptForHolder) => Some(seal),
             Some(seal) if seal.from != to && !self.has(Rule::SealOnlyForHolder) => Some(seal),
             _ => None,
@@ -125,18 +127,22 @@ impl Protocol {
                     let current = expect == log.version || (epoch == log.epoch && !self.has(Rule::CasOnVersion));
                     let Some(moving) = log.moving.filter(|moving| moving.prepared) else { continue };
                     if current && log.owner == Some(from) && world.incarnation(moving.to.host) == moving.to {
-                        next.push(changed(world, Step::CommitHandover, &|new| {
-                            new.proposals[slot] = None;
-                            new.log = Record {
-                                version: log.version + 1,
-                                epoch: log.epoch + 1,
-                                owner: Some(moving.to),
-                                active: false,
-                                moving: None,
-                                seal: self.carried().then_some(Seal { digest, from }),
-                                ..*log
-                            };
-                        }));
+                        // A target that has to do something first, and one that does not.
+                        let readiness: &[bool] = if self.carried() { &[false, true] } else { &[false] };
+                        for &ready in readiness {
+                            next.push(changed(world, Step::CommitHandover { ready }, &|new| {
+                                new.proposals[slot] = None;
+                                new.log = Record {
+                                    version: log.version + 1,
+                                    epoch: log.epoch + 1,
+                                    owner: Some(moving.to),
+                                    active: ready,
+                                    moving: None,
+                                    seal: self.carried().then_some(Seal { digest, from }),
+                                    ..*log
+                                };
+                            }));
+                        }
                     }
                 }
                 None => {}
@@ -147,7 +153,7 @@ impl Protocol {
 
 /// To whom a move may begin.
 fn may_begin(world: &World, owner: Incarnation) -> impl Iterator<Item = HostId> {
-    let may = world.budget.moves > 0 && world.log.active;
+    let may = world.budget.moves > 0 && world.log.active && world.log.seal.is_none();
     let up = world.hosts.map(|host| host.up);
     (0..HOSTS as HostId).filter(move |to| may && up[index(*to)] && *to != owner.host)
 }

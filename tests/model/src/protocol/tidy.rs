@@ -129,7 +129,7 @@ impl Protocol {
             if host.instance.is_some_and(|instance| instance.epoch == view.epoch) {
                 view.fence = 0;
             }
-            view.active |= stale;
+            view.active |= stale && view.seal.is_none();
             // It gave the part away, and closed its gate for that.
             let given = stale && view.moving.is_some() && log.owner != Some(me);
             let kept = log.seal.is_some_and(|seal| seal.from == me) || to(log).is_some();
