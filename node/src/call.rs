@@ -5,6 +5,7 @@
 //! channel ──▶ table ──▶ slot ─▶ gate ─┴─▶ the tonic server, in process   (wire: interceptors, layers, other clients)
 //! ingress ──▶ table ────┤  └─▶ link ═══▶ the node that hosts the module  (bytes are passed on, never decoded)
 //! a node  ══▶ table ────┘       └─▶ carrier ═══▶                        (small unary calls, many in one stream)
+//! handle ──▶ slot ─▶ short ─▶ carrier ═══▶ gate ─▶ the trait's method     (the same from end to end, without HTTP)
 //! ```
 //!
 //! **Invariant:** whatever way a call takes, it has the same result, status, deadline, cancellation and metadata.
@@ -32,6 +33,7 @@ mod resume;
 mod retry;
 pub(crate) mod route;
 pub(crate) mod scope;
+pub(crate) mod short;
 pub(crate) mod slot;
 mod streaming;
 pub(crate) mod table;
@@ -42,6 +44,7 @@ pub use deadline::remaining;
 pub(crate) use guard::text as panic_text;
 pub use handle::Handle;
 pub use route::{BoxStream, CallFuture, Route, box_stream};
+pub use short::{CarriedFuture, Carries, carry, carry_nothing};
 pub use slot::Direct;
 pub use streaming::Streaming;
 pub(crate) use wire::{Tonic, serve};

@@ -15,14 +15,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
-use http::request::Parts;
-use outpost_proto::cluster::v1::{CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response};
+use outpost_proto::cluster::v1::{
+    CarriedAnswer, CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response,
+};
 use tokio::{sync::oneshot, task::coop::consume_budget};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
-
-use super::{frame, slot::Response};
 
 /// How many calls may be under way in a stream. What is more gets a stream for each call, as without this.
 const MOST_WAITING: usize = 1024;
@@ -30,7 +28,7 @@ const MOST_WAITING: usize = 1024;
 /// How a call ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    Answered(Response),
+    Answered(CarriedAnswer),
     /// The answer is to be fetched.
     Parcel {
         token: u64,
@@ -73,18 +71,21 @@ impl Carrier {
         self.lock().closed
     }
 
-    /// Makes a call; gives the request back where the stream has ended, or has enough to carry.
+    /// Whether a connection is as it should be: its stream takes calls, or the peer knows of none.
+    pub(crate) fn is_good(this: &Option<Self>) -> bool {
+        this.as_ref().is_none_or(|carrier| !carrier.is_closed())
+    }
+
+    /// Makes a call; its id is given here. `None` where the stream has ended, or has enough to carry.
     ///
     /// # Cancel safety
     /// Dropping the future ends the call at the peer.
-    pub(crate) async fn call(&self, parts: Parts, body: Bytes) -> Result<Ended, (Parts, Bytes)> {
-        let Some(path) = parts.uri.path_and_query() else { return Err((parts, body)) };
-        let mut frame = frame::call(path, &parts.headers, body.clone());
+    pub(crate) async fn call(&self, mut frame: CarriedCall) -> Option<Ended> {
         let (sender, answer) = oneshot::channel();
         let (id, waker) = {
             let mut calls = self.lock();
             if calls.closed || calls.waiting.len() >= MOST_WAITING || calls.outbox.len() >= 2 * MOST_WAITING {
-                return Err((parts, body));
+                return None;
             }
             calls.last += 1;
             let id = calls.last;
@@ -99,7 +100,7 @@ impl Carrier {
         let mut given_up = GivenUp { carrier: self, id: Some(id) };
         let ended = answer.await;
         given_up.id = None;
-        Ok(ended.unwrap_or_else(|_| Ended::Broken("the stream ended".to_owned())))
+        Some(ended.unwrap_or_else(|_| Ended::Broken("the stream ended".to_owned())))
     }
 
     /// Tells the other node that nobody waits for the answer.
@@ -127,12 +128,7 @@ impl Carrier {
             match answers.next().await {
                 Some(Ok(CarryResponse { frame: Some(frame) })) => match frame {
                     carry_response::Frame::Answer(answer) => {
-                        let id = answer.id;
-                        let ended = match frame::response(answer) {
-                            Ok(response) => Ended::Answered(response),
-                            Err(malformed) => Ended::Broken(malformed.to_string()),
-                        };
-                        self.end(id, ended);
+                        self.end(answer.id, Ended::Answered(answer));
                     }
                     carry_response::Frame::Parcel(CarriedParcel { id, token }) => {
                         let unfetched = Unfetched { carrier: self.clone(), id: Some(id) };
@@ -272,14 +268,13 @@ mod tests {
     use std::pin::pin;
 
     use futures_util::{FutureExt as _, poll};
-    use outpost_proto::cluster::v1::CarriedAnswer;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
 
-    fn parts() -> Parts {
-        http::Request::post("/shop.v1.Cart/Add").body(()).unwrap().into_parts().0
+    fn frame() -> CarriedCall {
+        CarriedCall { path: "/shop.v1.Cart/Add".into(), ..CarriedCall::default() }
     }
 
     async fn next(outbox: &mut Outbox) -> Option<carry_request::Frame> {
@@ -309,8 +304,8 @@ mod tests {
         let mut outbox = carrier.outbox();
         let (to, answers) = mpsc::channel(4);
         let mut taking = pin!(carrier.take(ReceiverStream::new(answers)));
-        let mut one = pin!(carrier.call(parts(), Bytes::from_static(b"one")));
-        let mut two = pin!(carrier.call(parts(), Bytes::from_static(b"two")));
+        let mut one = pin!(carrier.call(frame()));
+        let mut two = pin!(carrier.call(frame()));
         assert!(poll!(one.as_mut()).is_pending() && poll!(two.as_mut()).is_pending());
         assert_eq!((id_of(next(&mut outbox).await), id_of(next(&mut outbox).await)), (1, 2));
         to.send(answer(2)).await.unwrap();
@@ -318,29 +313,27 @@ mod tests {
         to.send(answer(77)).await.unwrap();
         to.send(Ok(CarryResponse::default())).await.unwrap();
         assert!(poll!(taking.as_mut()).is_pending());
-        assert!(matches!(two.await, Ok(Ended::Answered(_))));
+        assert!(matches!(two.await, Some(Ended::Answered(_))));
         assert!(poll!(one.as_mut()).is_pending());
         to.send(answer(1)).await.unwrap();
         assert!(poll!(taking.as_mut()).is_pending());
-        assert!(matches!(one.await, Ok(Ended::Answered(_))));
+        assert!(matches!(one.await, Some(Ended::Answered(_))));
     }
 
     #[tokio::test]
     async fn what_is_known_of_a_call_when_the_stream_ends() {
         let carrier = Carrier::default();
         let mut outbox = carrier.outbox();
-        let [mut sent, mut after_last, mut left] =
-            [0; 3].map(|_| Box::pin(carrier.call(parts(), Bytes::from_static(b"x"))));
+        let [mut sent, mut after_last, mut left] = [0; 3].map(|_| Box::pin(carrier.call(frame())));
         assert!(poll!(sent.as_mut()).is_pending() && poll!(after_last.as_mut()).is_pending());
         assert_eq!((id_of(next(&mut outbox).await), id_of(next(&mut outbox).await)), (1, 2));
         assert!(poll!(left.as_mut()).is_pending());
         said(&carrier, vec![Ok(CarryResponse { frame: Some(carry_response::Frame::Last(1)) })]).await;
-        assert!(matches!(sent.await, Ok(Ended::Broken(_))), "it was taken, and has no answer");
-        assert!(matches!(after_last.await, Ok(Ended::NotRun(_))), "the peer says that it did not take it");
-        assert!(matches!(left.await, Ok(Ended::NotRun(_))), "it was not sent");
+        assert!(matches!(sent.await, Some(Ended::Broken(_))), "it was taken, and has no answer");
+        assert!(matches!(after_last.await, Some(Ended::NotRun(_))), "the peer says that it did not take it");
+        assert!(matches!(left.await, Some(Ended::NotRun(_))), "it was not sent");
         assert!(carrier.is_closed());
-        let (_, body) = carrier.call(parts(), Bytes::from_static(b"given back")).await.unwrap_err();
-        assert_eq!(body, "given back");
+        assert!(carrier.call(frame()).await.is_none(), "it takes no more");
         assert!(next(&mut outbox).await.is_none(), "the stream of requests ends too");
     }
 
@@ -348,14 +341,13 @@ mod tests {
     async fn without_a_last_word_what_was_sent_may_have_run() {
         let carrier = Carrier::default();
         let mut outbox = carrier.outbox();
-        let (mut sent, mut left) =
-            (pin!(carrier.call(parts(), Bytes::new())), pin!(carrier.call(parts(), Bytes::new())));
+        let (mut sent, mut left) = (pin!(carrier.call(frame())), pin!(carrier.call(frame())));
         assert!(poll!(sent.as_mut()).is_pending());
         assert_eq!(id_of(next(&mut outbox).await), 1);
         assert!(poll!(left.as_mut()).is_pending());
         said(&carrier, vec![Err(Status::unavailable("reset"))]).await;
-        assert!(matches!(sent.await, Ok(Ended::Broken(why)) if why == "reset"));
-        assert!(matches!(left.await, Ok(Ended::NotRun(_))));
+        assert!(matches!(sent.await, Some(Ended::Broken(why)) if why == "reset"));
+        assert!(matches!(left.await, Some(Ended::NotRun(_))));
     }
 
     #[tokio::test]
@@ -363,8 +355,8 @@ mod tests {
         let carrier = Carrier::default();
         let mut outbox = carrier.outbox();
         {
-            let mut sent = pin!(carrier.call(parts(), Bytes::new()));
-            let mut left = pin!(carrier.call(parts(), Bytes::new()));
+            let mut sent = pin!(carrier.call(frame()));
+            let mut left = pin!(carrier.call(frame()));
             assert!(poll!(sent.as_mut()).is_pending());
             assert_eq!(id_of(next(&mut outbox).await), 1);
             assert!(poll!(left.as_mut()).is_pending());
@@ -380,15 +372,15 @@ mod tests {
     #[tokio::test]
     async fn there_is_a_bound_to_what_is_carried() {
         let carrier = Carrier::default();
-        let mut calls: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(carrier.call(parts(), Bytes::new()))).collect();
+        let mut calls: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(carrier.call(frame()))).collect();
         for call in &mut calls {
             assert!(poll!(call.as_mut()).is_pending());
         }
-        assert!(carrier.call(parts(), Bytes::new()).await.is_err(), "one too many is given back");
+        assert!(carrier.call(frame()).await.is_none(), "one too many is not taken");
         // Callers that give up again and again, while the connection takes nothing.
         calls.clear();
         for _ in 0..3 * MOST_WAITING {
-            let _ = carrier.call(parts(), Bytes::new()).now_or_never();
+            let _ = carrier.call(frame()).now_or_never();
         }
         assert!(carrier.lock().outbox.len() <= 2 * MOST_WAITING + 1, "{}", carrier.lock().outbox.len());
     }

@@ -29,6 +29,16 @@ impl Chain {
         self.0 == 0
     }
 
+    /// The set in two halves.
+    pub(crate) fn to_bits(self) -> (u64, u64) {
+        (self.0 as u64, (self.0 >> 64) as u64)
+    }
+
+    /// See [`Chain::to_bits`].
+    pub(crate) fn from_bits(low: u64, high: u64) -> Self {
+        Self(u128::from(low) | u128::from(high) << 64)
+    }
+
     /// As it is written into metadata: hexadecimal.
     pub(crate) fn to_text(self) -> String {
         format!("{:x}", self.0)
@@ -49,14 +59,15 @@ pub(crate) struct Sealing([AtomicU64; 2]);
 
 impl Sealing {
     pub(crate) fn set(&self, modules: Chain) {
-        self.0[0].store(modules.0 as u64, Ordering::SeqCst);
-        self.0[1].store((modules.0 >> 64) as u64, Ordering::SeqCst);
+        let (low, high) = modules.to_bits();
+        self.0[0].store(low, Ordering::SeqCst);
+        self.0[1].store(high, Ordering::SeqCst);
     }
 
     /// Whether a call has come through one of them.
     pub(crate) fn concerns(&self, call: Chain) -> bool {
         let [low, high] = [self.0[0].load(Ordering::SeqCst), self.0[1].load(Ordering::SeqCst)];
-        (u128::from(low) | u128::from(high) << 64) & call.0 != 0
+        Chain::from_bits(low, high).0 & call.0 != 0
     }
 }
 
@@ -68,6 +79,8 @@ mod tests {
     fn a_set_is_carried_as_text() {
         let set = Chain::of("cart").with(Chain::of("orders"));
         assert_eq!(Chain::from_text(&set.to_text()), set);
+        let (low, high) = set.to_bits();
+        assert_eq!(Chain::from_bits(low, high), set);
         assert_eq!(Chain::from_text("no number"), Chain::default());
         assert_eq!(Chain::from_text(""), Chain::default());
         assert!(Chain::default().is_empty());

@@ -63,7 +63,7 @@ fn parse(text: &[u8]) -> Option<Duration> {
 }
 
 /// The finest unit that fits in eight digits; rounded down, so that a deadline never grows on its way.
-fn format(left: Duration) -> HeaderValue {
+pub(crate) fn format(left: Duration) -> HeaderValue {
     const MOST: u128 = 99_999_999;
     let units = [(left.as_nanos(), 'n'), (left.as_micros(), 'u'), (left.as_millis(), 'm')];
     let seconds = (u128::from(left.as_secs()).min(MOST), 'S');

@@ -5,6 +5,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -12,16 +13,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
 use outpost_proto::{
-    cluster::v1::{CarriedAnswer, CarriedCall, CarriedField, CarriedTrailers, carried_answer::Trailers},
+    cluster::v1::{
+        CarriedAnswer, CarriedCall, CarriedField, CarriedHead, CarriedOwner, CarriedTrailers, carried_answer::Trailers,
+    },
     keys::KNOWN_FIELDS,
 };
 use tonic::{Status, body::Body};
 
 use super::{
+    chain::Chain,
+    deadline,
     dedupe::Reply,
-    placed,
+    placed::{self, Arrival},
     slot::{Request, Response},
 };
+use crate::id::Epoch;
 
 /// The largest message that travels so. Larger ones gain little, and would hold up small ones.
 pub(crate) const MOST: usize = 32 << 10;
@@ -106,19 +112,26 @@ fn broken(head: &HeaderMap, status: Status) -> Reply {
 /// A request whose body is whole; its id is given when it is put in line.
 pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes) -> CarriedCall {
     let path = Bytes::copy_from_slice(path.as_str().as_bytes());
+    CarriedCall { id: 0, path, fields: fields(headers), body, head: None }
+}
+
+/// Fields as they travel.
+pub(crate) fn fields(headers: &HeaderMap) -> Vec<CarriedField> {
     // Of a connection; and here there is no other way than with trailers.
-    let fields = headers.iter().filter(|(name, _)| **name != header::TE);
-    CarriedCall { id: 0, path, fields: fields.map(field).collect(), body }
+    headers.iter().filter(|(name, _)| **name != header::TE).map(field).collect()
 }
 
 /// The call that a peer sent.
 pub(crate) fn request(call: CarriedCall) -> Result<Request, Malformed> {
-    let CarriedCall { path, fields, body, .. } = call;
+    let CarriedCall { path, fields, body, head, .. } = call;
     let path = PathAndQuery::from_maybe_shared(path.clone())
         .map_err(|_| Malformed::Path(String::from_utf8_lossy(&path).into_owned()))?;
     let body = if body.is_empty() { Body::empty() } else { Body::new(Full::new(body)) };
     let mut request = http::Request::new(body);
     *request.headers_mut() = headers(fields)?;
+    if let Some(head) = head {
+        write_head(&head, request.headers_mut());
+    }
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = path.into();
@@ -130,15 +143,36 @@ pub(crate) fn answer(id: u64, reply: Reply) -> CarriedAnswer {
     let Reply { status, headers, body, trailers } = reply;
     let trailers = trailers.map(|trailers| match is_ok(&trailers) {
         true => Trailers::Ok(true),
-        false => Trailers::Fields(CarriedTrailers { fields: trailers.iter().map(field).collect() }),
+        false => Trailers::Fields(CarriedTrailers { fields: fields(&trailers) }),
     });
     let http_status = if status == StatusCode::OK { 0 } else { status.as_u16().into() };
-    CarriedAnswer { id, http_status, headers: headers.iter().map(field).collect(), body, trailers }
+    CarriedAnswer { id, http_status, headers: fields(&headers), body, trailers, owner: None }
+}
+
+/// Whether an answer may travel so.
+pub(crate) fn small_enough(answer: &CarriedAnswer) -> bool {
+    let size =
+        |fields: &[CarriedField]| -> usize { fields.iter().map(|field| field.name.len() + field.value.len()).sum() };
+    answer.body.len() <= MOST && size(&answer.headers) <= MOST_FIELDS
+}
+
+/// What the head of a call says, as fields.
+fn write_head(head: &CarriedHead, headers: &mut HeaderMap) {
+    let CarriedHead { epoch, depth, chain_low, chain_high, timeout_us } = *head;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let depth = u8::try_from(depth).unwrap_or(u8::MAX);
+    placed::tell_way(
+        headers,
+        Arrival { hops: 1, epoch: Epoch(epoch), depth, chain: Chain::from_bits(chain_low, chain_high) },
+    );
+    if let Some(left) = timeout_us {
+        headers.insert(deadline::HEADER, deadline::format(Duration::from_micros(left)));
+    }
 }
 
 /// The answer that a peer sent.
 pub(crate) fn response(answer: CarriedAnswer) -> Result<Response, Malformed> {
-    let CarriedAnswer { http_status, headers: fields, body, trailers, .. } = answer;
+    let CarriedAnswer { http_status, headers: fields, body, trailers, owner, .. } = answer;
     let trailers = match trailers {
         None => None,
         Some(Trailers::Ok(_)) => {
@@ -153,7 +187,12 @@ pub(crate) fn response(answer: CarriedAnswer) -> Result<Response, Malformed> {
             .and_then(|status| StatusCode::from_u16(status).ok())
             .ok_or(Malformed::Status(other))?,
     };
-    Ok(Reply { status, headers: headers(fields)?, body, trailers }.into_response())
+    let mut headers = headers(fields)?;
+    if let Some(CarriedOwner { epoch, fence }) = owner {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        placed::tell_epoch(&mut headers, Epoch(epoch), Epoch(fence));
+    }
+    Ok(Reply { status, headers, body, trailers }.into_response())
 }
 
 fn is_ok(trailers: &HeaderMap) -> bool {
@@ -168,7 +207,8 @@ fn field((name, value): (&HeaderName, &HeaderValue)) -> CarriedField {
     }
 }
 
-fn headers(fields: Vec<CarriedField>) -> Result<HeaderMap, Malformed> {
+/// Fields that have arrived.
+pub(crate) fn headers(fields: Vec<CarriedField>) -> Result<HeaderMap, Malformed> {
     // Each is a few bytes at least, so that no request which is sent has more.
     if fields.len() > MOST_FIELDS {
         return Err(Malformed::Fields(fields.len()));
@@ -289,6 +329,24 @@ mod tests {
         assert_eq!(content(arrived.into_body()).await.0, "body");
     }
 
+    #[test]
+    fn a_head_says_what_fields_would() {
+        let (chain_low, chain_high) = Chain::of("cart").to_bits();
+        let head = CarriedHead { epoch: 7, depth: 300, chain_low, chain_high, timeout_us: Some(1500) };
+        let call = CarriedCall { path: Bytes::from_static(b"/a/B"), head: Some(head), ..CarriedCall::default() };
+        let mut arrived = request(CarriedCall::decode(&*call.encode_to_vec()).unwrap()).unwrap();
+        let way = Arrival::take(arrived.headers_mut());
+        assert_eq!((way.hops, way.epoch, way.depth, way.chain), (1, Epoch(7), u8::MAX, Chain::of("cart")));
+        assert_eq!(
+            arrived.headers(),
+            &header_map(&[("content-type", "application/grpc"), ("grpc-timeout", "1500000n")])
+        );
+        let owner = CarriedOwner { epoch: 7, fence: 5 };
+        let answered = response(CarriedAnswer { owner: Some(owner), ..CarriedAnswer::default() }).unwrap();
+        let told = (placed::epoch_of(answered.headers()), placed::fence_of(answered.headers()));
+        assert_eq!(told, (Some(Epoch(7)), Some(Epoch(5))));
+    }
+
     #[tokio::test]
     async fn an_answer_arrives_as_it_was_given() {
         let ok = header_map(&[("grpc-status", "0")]);
@@ -332,7 +390,7 @@ mod tests {
             value: Bytes::from_static(value),
         };
         let refused = |path: &'static [u8], field| {
-            let call = CarriedCall { id: 1, path: Bytes::from_static(path), fields: vec![field], body: Bytes::new() };
+            let call = CarriedCall { path: Bytes::from_static(path), fields: vec![field], ..CarriedCall::default() };
             request(call).unwrap_err()
         };
         assert_eq!(refused(b"/a b", field(0, b"x", b"y")), Malformed::Path("/a b".to_owned()));

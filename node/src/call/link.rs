@@ -25,7 +25,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, header, uri, uri::Path
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use outpost_proto::cluster::v1::link_client::LinkClient;
+use outpost_proto::cluster::v1::{CarriedAnswer, CarriedCall, link_client::LinkClient};
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
@@ -94,6 +94,14 @@ enum State<T> {
     Down(Arc<str>),
 }
 
+/// The answer to a call that was carried.
+#[derive(Debug)]
+pub(super) enum Carried {
+    Answer(CarriedAnswer),
+    /// It was too large for that.
+    Fetched(slot::Response),
+}
+
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
@@ -145,41 +153,66 @@ impl Link {
 
     /// Sends a request with others, if it is small.
     async fn carry(&self, request: slot::Request) -> Result<slot::Response, Unanswered> {
-        let carrier =
-            match self.carrier.get(|carrier| carrier.as_ref().is_none_or(|carrier| !carrier.is_closed())).await {
-                Ok(Some(carrier)) if frame::fits(request.headers()) => carrier,
-                Ok(_) => return self.stream(request).await,
-                Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
-            };
+        let carrier = match self.carrier.get(Carrier::is_good).await {
+            Ok(Some(carrier)) if frame::fits(request.headers()) => carrier,
+            Ok(_) => return self.stream(request).await,
+            Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
+        };
         let (parts, body) = request.into_parts();
         let body = match frame::small(body).await {
             Ok(frame::Small::Whole(body)) => body,
             Ok(frame::Small::Larger(body)) => return self.stream(slot::Request::from_parts(parts, body)).await,
             Err(status) => return Err(Unanswered::NotRun(status.message().to_owned())),
         };
-        let began = Instant::now();
-        match carrier.call(parts, body).await {
-            Ok(Ended::Answered(response)) => {
-                self.observe(began.elapsed());
-                Ok(response)
+        let call = parts.uri.path_and_query().map(|path| frame::call(path, &parts.headers, body.clone()));
+        let carried = match call {
+            Some(call) => self.carried(&carrier, call).await,
+            None => None,
+        };
+        match carried {
+            Some(Ok(Carried::Answer(answer))) => {
+                frame::response(answer).map_err(|malformed| Unanswered::Broken(malformed.to_string()))
             }
-            Ok(Ended::Parcel { token, unfetched }) => {
+            Some(Ok(Carried::Fetched(response))) => Ok(response),
+            Some(Err(unanswered)) => Err(unanswered),
+            // It has enough to carry.
+            None => self.stream(slot::Request::from_parts(parts, Body::new(Full::new(body)))).await,
+        }
+    }
+
+    /// Sends a call with others, if that can be done at once.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the call at the peer.
+    pub(super) async fn call(&self, call: CarriedCall) -> Option<Result<Carried, Unanswered>> {
+        let carrier = self.carrier.now(Carrier::is_good)??;
+        let _counted = Counted::new(&self.in_flight);
+        self.carried(&carrier, call).await
+    }
+
+    /// `None` where the stream takes no call more.
+    async fn carried(&self, carrier: &Carrier, call: CarriedCall) -> Option<Result<Carried, Unanswered>> {
+        let began = Instant::now();
+        Some(match carrier.call(call).await? {
+            Ended::Answered(answer) => {
+                self.observe(began.elapsed());
+                Ok(Carried::Answer(answer))
+            }
+            Ended::Parcel { token, unfetched } => {
                 self.observe(began.elapsed());
                 let answer = self.fetch(token).await;
                 if answer.is_ok() {
                     unfetched.fetched();
                 }
-                answer
+                answer.map(Carried::Fetched)
             }
-            Ok(Ended::NotRun(why)) => Err(Unanswered::NotRun(why)),
+            Ended::NotRun(why) => Err(Unanswered::NotRun(why)),
             #[cfg(feature = "simulation")]
-            Ok(Ended::Broken(why)) if simulation::is_broken(simulation::Rule::NoSecondAttempt) => {
+            Ended::Broken(why) if simulation::is_broken(simulation::Rule::NoSecondAttempt) => {
                 Err(Unanswered::NotRun(why))
             }
-            Ok(Ended::Broken(why)) => Err(Unanswered::Broken(why)),
-            // It has enough to carry.
-            Err((parts, body)) => self.stream(slot::Request::from_parts(parts, Body::new(Full::new(body)))).await,
-        }
+            Ended::Broken(why) => Err(Unanswered::Broken(why)),
+        })
     }
 
     /// Gets an answer that was too large to be carried.
@@ -259,13 +292,19 @@ impl<T: Clone> Kept<T> {
         matches!(&*self.state.borrow(), State::Down(_))
     }
 
+    /// What is up now.
+    fn now(&self, is_good: impl Fn(&T) -> bool) -> Option<T> {
+        match &*self.state.borrow() {
+            State::Up(up) if is_good(up) => Some(up.clone()),
+            _ => None,
+        }
+    }
+
     /// Waits while the connection is being made; fails at once where that did not work the last time.
     async fn get(&self, is_good: impl Fn(&T) -> bool) -> Result<T, String> {
         // Nearly always.
-        if let State::Up(up) = &*self.state.borrow()
-            && is_good(up)
-        {
-            return Ok(up.clone());
+        if let Some(up) = self.now(&is_good) {
+            return Ok(up);
         }
         let mut watched = self.state.subscribe();
         loop {

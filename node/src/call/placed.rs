@@ -184,16 +184,22 @@ impl Attempt<'_> {
             headers.remove(name);
         }
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(HOPS, number(u64::from(self.arrival.hops) + 1));
-        headers.insert(EPOCH, number(self.epoch.0));
-        headers.insert(DEPTH, number(u64::from(self.depth)));
-        if !self.chain.is_empty()
-            && let Ok(chain) = HeaderValue::try_from(self.chain.to_text())
-        {
-            headers.insert(CHAIN, chain);
-        }
+        let hops = self.arrival.hops.saturating_add(1);
+        tell_way(headers, Arrival { hops, epoch: self.epoch, depth: self.depth, chain: self.chain });
         request.extensions_mut().clear();
         request
+    }
+}
+
+/// Writes what [`Arrival::take`] takes out.
+pub(super) fn tell_way(headers: &mut HeaderMap, Arrival { hops, epoch, depth, chain }: Arrival) {
+    headers.insert(HOPS, number(u64::from(hops)));
+    headers.insert(EPOCH, number(epoch.0));
+    headers.insert(DEPTH, number(u64::from(depth)));
+    if !chain.is_empty()
+        && let Ok(chain) = HeaderValue::try_from(chain.to_text())
+    {
+        headers.insert(CHAIN, chain);
     }
 }
 

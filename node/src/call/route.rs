@@ -15,6 +15,7 @@ use arc_swap::Guard;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, uri::PathAndQuery};
 use outpost_proto::keys::metadata as keys;
+use prost::Message;
 use tokio::time::{Instant, Sleep};
 use tonic::{
     Code, Request, Response, Status,
@@ -32,6 +33,7 @@ use super::{
     passed::{self, Ended},
     placed,
     scope::Scope,
+    short,
     slot::{self, Remote, Slot, Target},
     streaming::{LocalStream, Streaming},
     wire,
@@ -259,13 +261,39 @@ impl Call<'_> {
         Res: Send + Sync + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        let path = PathAndQuery::from_static(self.path);
-        let call = self.over_wire(request, None, async move |mut grpc, request| {
-            grpc.ready().await.map_err(Status::from_error)?;
-            grpc.unary(request, path, codec).await
-        });
+        let call = self.over_wire(request, None, |grpc, request| one_message(grpc, request, self.path, codec));
         // Boxed, so that direct calls do not carry its size.
         Box::pin(call).await
+    }
+
+    /// The same, for messages of prost: to a module on another node by the [short](super::short) way, where that can be gone.
+    ///
+    /// # Errors
+    /// See [`Call::unary`].
+    pub async fn message<Req, Res, C>(&self, request: Request<Req>, codec: C) -> Result<Response<Res>, Status>
+    where
+        Req: Message + 'static,
+        Res: Message + Default + 'static,
+        C: Codec<Encode = Req, Decode = Res> + Send + 'static,
+    {
+        // Boxed, so that direct calls do not carry its size.
+        Box::pin(async move {
+            let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
+            let short = short::call(self.slot, self.path, self.scope, placed, &request);
+            let tried = match self.deadline {
+                None => short.await?,
+                Some(deadline) => Box::pin(deadline::enforce(deadline, short)).await??,
+            };
+            match tried {
+                short::Tried::Answered(response) => Ok(response),
+                short::Tried::NotRun => self.unary(request, codec).await,
+                short::Tried::Other(response) => {
+                    let way = Way::Answered(Some(response));
+                    self.by(way, request, None, |grpc, request| one_message(grpc, request, self.path, codec)).await
+                }
+            }
+        })
+        .await
     }
 
     fn stream<T>(&self, stream: BoxStream<T>) -> LocalStream<T> {
@@ -280,7 +308,7 @@ impl Call<'_> {
     /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.
     async fn over_wire<Req, T, F>(
         &self,
-        mut request: Request<Req>,
+        request: Request<Req>,
         ended: Option<Ended>,
         call: impl FnOnce(Grpc<Transport>, Request<Req>) -> F,
     ) -> Result<Response<T>, Status>
@@ -291,6 +319,19 @@ impl Call<'_> {
             Target::Remote(remote) => Way::Remote(remote.clone()),
             _ => Way::Local(Arc::clone(self.slot)),
         };
+        self.by(way, request, ended, call).await
+    }
+
+    async fn by<Req, T, F>(
+        &self,
+        way: Way,
+        mut request: Request<Req>,
+        ended: Option<Ended>,
+        call: impl FnOnce(Grpc<Transport>, Request<Req>) -> F,
+    ) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         // It is counted where it is served.
         self.leave();
         if let Some(deadline) = self.scope.deadline {
@@ -307,6 +348,22 @@ impl Call<'_> {
         response.extensions_mut().clear();
         Ok(response)
     }
+}
+
+/// A unary call by a tonic client.
+async fn one_message<Req, Res, C>(
+    mut grpc: Grpc<Transport>,
+    request: Request<Req>,
+    path: &'static str,
+    codec: C,
+) -> Result<Response<Res>, Status>
+where
+    Req: Send + Sync + 'static,
+    Res: Send + Sync + 'static,
+    C: Codec<Encode = Req, Decode = Res> + Send + 'static,
+{
+    grpc.ready().await.map_err(Status::from_error)?;
+    grpc.unary(request, PathAndQuery::from_static(path), codec).await
 }
 
 /// A call on a service's local trait: panics are caught, the deadline holds, and what would not cross a wire does not
@@ -404,7 +461,7 @@ impl<T> fmt::Debug for DirectCall<'_, T> {
 }
 
 /// Removes the keys that are gRPC's own: on a wire they are never the caller's or the module's.
-fn without_reserved(metadata: &mut MetadataMap, strip: impl FnOnce(&mut HeaderMap)) {
+pub(super) fn without_reserved(metadata: &mut MetadataMap, strip: impl FnOnce(&mut HeaderMap)) {
     for key in ["te", "content-type", "grpc-status", "grpc-message", "grpc-message-type"] {
         metadata.remove(key);
     }
@@ -465,6 +522,8 @@ struct Transport {
 enum Way {
     Local(Arc<Slot>),
     Remote(Remote),
+    /// The answer is here already, for the client to read.
+    Answered(Option<slot::Response>),
 }
 
 impl tower::Service<slot::Request> for Transport {
@@ -474,7 +533,7 @@ impl tower::Service<slot::Request> for Transport {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.way {
-            Way::Local(_) => Poll::Ready(Ok(())),
+            Way::Local(_) | Way::Answered(_) => Poll::Ready(Ok(())),
             Way::Remote(remote) => remote.poll_ready(cx),
         }
     }
@@ -490,6 +549,10 @@ impl tower::Service<slot::Request> for Transport {
                 Box::pin(async move { Ok(wire::serve_here(slot, request).await) })
             }
             Way::Remote(remote) => remote.call(request),
+            Way::Answered(response) => {
+                let response = response.take().ok_or_else(|| "an answer is read once".into());
+                Box::pin(std::future::ready(response))
+            }
         }
     }
 }

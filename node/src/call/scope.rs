@@ -57,6 +57,17 @@ impl Scope {
         Self { depth, chain, ..Self::default() }
     }
 
+    /// The scope of such a call, which must have ended by `deadline`.
+    ///
+    /// # Errors
+    /// One that is nested too deep.
+    pub(crate) fn of_carried(depth: u8, chain: Chain, deadline: Option<Instant>) -> Result<Self, CallError> {
+        if depth >= MAX_DEPTH {
+            return Err(CallError::TooDeep(MAX_DEPTH));
+        }
+        Ok(Self { deadline, depth: depth + 1, chain, starting: None })
+    }
+
     /// The scope of what a module does for a call.
     #[inline]
     pub(crate) fn within(self, module: Chain) -> Self {

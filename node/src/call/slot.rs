@@ -27,6 +27,7 @@ use super::{
     placed::Placed,
     retry::Budget,
     scope::Scope,
+    short::Carries,
 };
 use crate::{
     BoxError,
@@ -176,7 +177,12 @@ impl Local {
 
     #[inline]
     pub(crate) fn direct<L: ?Sized + 'static>(&self) -> Option<&L> {
-        self.direct.as_ref()?.0.downcast_ref::<Arc<L>>().map(|local| &**local)
+        self.direct.as_ref()?.local.downcast_ref::<Arc<L>>().map(|local| &**local)
+    }
+
+    /// The service by its messages as they travel, where the trait behind the server is known.
+    pub(super) fn carries(&self) -> Option<&Arc<dyn Carries>> {
+        self.direct.as_ref()?.carries.as_ref()
     }
 
     pub(crate) fn call(&self, request: Request) -> BoxFuture<'static, Result<Response, BoxError>> {
@@ -186,13 +192,22 @@ impl Local {
 
 /// An `Arc` of a service's generated, object-safe trait.
 #[derive(Clone)]
-pub struct Direct(Arc<dyn Any + Send + Sync>);
+pub struct Direct {
+    local: Arc<dyn Any + Send + Sync>,
+    carries: Option<Arc<dyn Carries>>,
+}
 
 impl Direct {
     /// Hides the trait.
     #[must_use]
     pub fn new<L: ?Sized + Send + Sync + 'static>(local: Arc<L>) -> Self {
-        Self(Arc::new(local))
+        Self { local: Arc::new(local), carries: None }
+    }
+
+    /// The same, for a service that takes messages as they travel too.
+    #[must_use]
+    pub fn carrying(self, carries: Arc<dyn Carries>) -> Self {
+        Self { carries: Some(carries), ..self }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::uri::PathAndQuery;
+use http::{HeaderMap, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use outpost_proto::{options::MethodDelivery, v1::Delivery};
 use tokio::time::{Instant, Sleep};
@@ -288,10 +288,6 @@ impl Call<'_> {
         }
     }
 
-    fn cut(&self, pass: &Pass) -> CallError {
-        Refusal::Cut.of(self.slot.module(), pass.epoch())
-    }
-
     fn nowhere(&self, why: String) -> CallError {
         CallError::Nowhere { module: self.slot.module().clone(), why }
     }
@@ -347,18 +343,7 @@ impl Call<'_> {
         request: Request,
         counts: fn(&Pass) -> Result<(), Refusal>,
     ) -> Result<Answer, Status> {
-        let mut call = Guarded::start(self.slot, self.path, self.scope, || local.call(request))?;
-        let answer = poll_fn(|cx| {
-            if pass.is_cut() {
-                return Poll::Ready(Err(self.cut(&pass)));
-            }
-            match call.poll_guarded(cx) {
-                Ok(Poll::Pending) => pass.poll_cut(cx).map(|()| Err(self.cut(&pass))),
-                Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
-                Err(panic) => Poll::Ready(Err(panic)),
-            }
-        });
-        let answer = answer.await?;
+        let answer = run_inside(self.slot, self.path, self.scope, &mut pass, || local.call(request)).await?;
         counts(&pass).map_err(|refusal| refusal.of(self.slot.module(), pass.epoch()))?;
         let mut response = answer.map_err(|error| match Status::try_from_error(error) {
             Ok(status) => as_from_wire(status),
@@ -413,30 +398,8 @@ impl Call<'_> {
             };
             match attempt.send(request).await {
                 Tried::Answered(mut response) => {
-                    let moved = placed::take_moved(response.headers_mut());
-                    if !placed::was_not_run(response.headers()) {
-                        let epoch = placed::epoch_of(response.headers());
-                        // A node that was taken over from may answer another call yet.
-                        if let Some(fence) = placed::fence_of(response.headers()) {
-                            self.slot.fence_off(fence);
-                        }
-                        fenced(self.slot, link, epoch)?;
-                        if self.arrival.hops == 0 && !placed::is_of_a_node(response.headers()) {
-                            placed::forget_epoch(response.headers_mut());
-                        }
-                        match moved {
-                            // The nodes before this one should learn of it as well, and this node has before them.
-                            Some((epoch, node)) => {
-                                self.slot.moved(epoch, &node);
-                                if self.arrival.hops > 0 {
-                                    placed::tell_moved(response.headers_mut(), epoch, &node);
-                                }
-                            }
-                            None if self.arrival.hops > 0 => {
-                                placed::tell_moved(response.headers_mut(), placed.epoch, &link.node);
-                            }
-                            None => {}
-                        }
+                    let told = told(self.slot, link, placed.epoch, self.arrival.hops, response.headers_mut())?;
+                    if let Some(Told { epoch }) = told {
                         return Ok(Some(Answer { response, pass: None, from: Some((Arc::clone(link), epoch)) }));
                     }
                     tries.why = format!("node `{}` does not serve it yet", link.node);
@@ -459,14 +422,85 @@ impl Call<'_> {
     }
 }
 
+/// Runs what a module does for a call that is inside its gate.
+///
+/// # Errors
+/// A panic, or that the call was cut off.
+pub(super) async fn run_inside<F: Future + Unpin>(
+    slot: &Slot,
+    path: &str,
+    scope: Scope,
+    pass: &mut Pass,
+    make: impl FnOnce() -> F,
+) -> Result<F::Output, CallError> {
+    let cut = |pass: &Pass| Refusal::Cut.of(slot.module(), pass.epoch());
+    let mut call = Guarded::start(slot, path, scope, make)?;
+    let running = poll_fn(|cx| {
+        if pass.is_cut() {
+            return Poll::Ready(Err(cut(pass)));
+        }
+        match call.poll_guarded(cx) {
+            Ok(Poll::Pending) => pass.poll_cut(cx).map(|()| Err(cut(pass))),
+            Ok(Poll::Ready(ended)) => Poll::Ready(Ok(ended)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    });
+    running.await
+}
+
+/// What the answer of another node said of itself.
+pub(super) struct Told {
+    /// That it was served at.
+    epoch: Option<Epoch>,
+}
+
+/// Takes out of an answer of another node, which was asked by a placement of epoch `by`, what it tells this one, and keeps
+/// that in mind. `None` where the module did not run there, and another try may find it running.
+///
+/// # Errors
+/// An answer that does not count.
+pub(super) fn told(
+    slot: &Slot,
+    link: &Link,
+    by: Epoch,
+    hops: u8,
+    headers: &mut HeaderMap,
+) -> Result<Option<Told>, CallError> {
+    let moved = placed::take_moved(headers);
+    if placed::was_not_run(headers) {
+        return Ok(None);
+    }
+    let epoch = placed::epoch_of(headers);
+    // A node that was taken over from may answer another call yet.
+    if let Some(fence) = placed::fence_of(headers) {
+        slot.fence_off(fence);
+    }
+    fenced(slot, link, epoch)?;
+    if hops == 0 && !placed::is_of_a_node(headers) {
+        placed::forget_epoch(headers);
+    }
+    match moved {
+        // The nodes before this one should learn of it as well, and this node has before them.
+        Some((epoch, node)) => {
+            slot.moved(epoch, &node);
+            if hops > 0 {
+                placed::tell_moved(headers, epoch, &node);
+            }
+        }
+        None if hops > 0 => placed::tell_moved(headers, by, &link.node),
+        None => {}
+    }
+    Ok(Some(Told { epoch }))
+}
+
 /// Whether the answer of a call in this process counts.
-fn may_answer(pass: &Pass, slot: &Slot) -> Result<(), CallError> {
+pub(super) fn may_answer(pass: &Pass, slot: &Slot) -> Result<(), CallError> {
     pass.may_answer().map_err(|refusal| refusal.of(slot.module(), pass.epoch()))
 }
 
 /// Whether the answer of another node counts: one that was taken over from does not know it, if it was cut off or stood
 /// still, and answers all the same.
-fn fenced(slot: &Slot, from: &Link, epoch: Option<Epoch>) -> Result<(), CallError> {
+pub(super) fn fenced(slot: &Slot, from: &Link, epoch: Option<Epoch>) -> Result<(), CallError> {
     match epoch {
         Some(epoch) if slot.is_fenced_off(epoch) => {
             Err(CallError::Fenced { module: slot.module().clone(), node: from.node.clone(), epoch })
@@ -525,7 +559,7 @@ impl CallBody {
     /// Ends a stream in the middle, with a status in its trailers.
     fn cut(&mut self, error: CallError) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         guard::discard(&self.slot, self.path.path(), self.body.take());
-        let mut trailers = http::HeaderMap::new();
+        let mut trailers = HeaderMap::new();
         let written = Status::from(error).add_header(&mut trailers);
         Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
     }

@@ -178,10 +178,16 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
 
 async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
     let id = call.id;
-    let response = match frame::request(call) {
-        Ok(request) => front.answer(request).await,
-        // Of a later version, maybe.
-        Err(malformed) => Status::from(CallError::Malformed(malformed.to_string())).into_http(),
+    let (response, _in_flight) = match front.enter(call) {
+        Ok((inside, in_flight)) => match inside.run().await {
+            Ok(answer) => return send(&to, carry_response::Frame::Answer(answer)).await,
+            Err(large) => (*large, Some(in_flight)),
+        },
+        Err(call) => match frame::request(call) {
+            Ok(request) => (front.answer(request).await, None),
+            // Of a later version, maybe.
+            Err(malformed) => (Status::from(CallError::Malformed(malformed.to_string())).into_http(), None),
+        },
     };
     // The call counts until its answer is on its way, not only until that is read.
     let _in_flight = front.calls().token();

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use outpost_proto::keys::metadata as keys;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use outpost_proto::{cluster::v1::CarriedCall, keys::metadata as keys};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tonic::{Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
@@ -18,6 +21,7 @@ use crate::{
     call::{
         placed::{self, Arrival},
         serve,
+        short::Inside,
         table::Table,
     },
     status::CallError,
@@ -74,6 +78,18 @@ impl Front {
     pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let Ok(response) = self.calls.call(request).await;
         response
+    }
+
+    /// Lets in a call that another node has carried here, or gives it back: see [`Inside::enter`].
+    pub(super) fn enter(&self, call: CarriedCall) -> Result<(Inside, TaskTrackerToken), CarriedCall> {
+        let entered = match str::from_utf8(&call.path).ok().and_then(|path| self.calls.table.find(path).ok()) {
+            Some(slot) if !slot.is_built_in() && !self.calls.refusing.is_cancelled() => {
+                let path = call.path.clone();
+                Inside::enter(slot, str::from_utf8(&path).unwrap_or_default(), call)?
+            }
+            _ => return Err(call),
+        };
+        Ok((entered, self.calls.in_flight.token()))
     }
 
     /// Answers that other nodes may fetch.

@@ -75,7 +75,8 @@ fn add_handle(file: &mut File, service: &Service, options: &Options) {
     let docs = server.docs();
     let codec = server.codec();
     server.announce_when_built();
-    server.items().extend([reach(&names), local(&names, &methods)].into_iter().flatten());
+    let carried = codec.as_ref().is_some_and(is_prost) && methods.iter().any(Method::is_unary);
+    server.items().extend([reach(&names, carried), local(&names, &methods, carried)].into_iter().flatten());
 
     let handle_mod = handle_module(&names, &methods, &docs, codec.as_ref());
     let (module, handle) = (&names.handle_mod, &names.handle);
@@ -269,6 +270,10 @@ impl Method {
         }
     }
 
+    fn is_unary(&self) -> bool {
+        !self.client_streams && !self.server_streams
+    }
+
     /// What tonic's trait takes.
     fn trait_request(&self) -> Type {
         let message = &self.request;
@@ -291,8 +296,11 @@ impl Method {
 }
 
 /// How the framework gets from a `FooServer<T>` to the `T` that it serves.
-fn reach(names: &Names) -> Vec<Item> {
+fn reach(names: &Names, carried: bool) -> Vec<Item> {
     let Names { server, service_trait, handle_mod, service, descriptors, .. } = names;
+    let carrying = carried.then(|| {
+        quote! { .carrying(std::sync::Arc::new(OutpostLocal(std::sync::Arc::clone(&self.inner)))) }
+    });
     vec![parse_quote! {
         impl<T: #service_trait> ::outpost::codegen::Reach for #server<T> {
             const SERVICE: &'static str = #service;
@@ -301,7 +309,7 @@ fn reach(names: &Names) -> Vec<Item> {
             fn direct(&self) -> ::outpost::codegen::Direct {
                 let local: std::sync::Arc<dyn super::#handle_mod::Local> =
                     std::sync::Arc::new(OutpostLocal(std::sync::Arc::clone(&self.inner)));
-                ::outpost::codegen::Direct::new(local)
+                ::outpost::codegen::Direct::new(local)#carrying
             }
 
             fn with_limits(self, limits: &::outpost::codegen::Limits) -> Self {
@@ -315,7 +323,7 @@ fn reach(names: &Names) -> Vec<Item> {
 
 /// The object-safe form of the service's trait, for the type inside a server. tonic's own is not object safe once a
 /// method streams to the client, because each implementation names the type of its stream.
-fn local(names: &Names, methods: &[Method]) -> Vec<Item> {
+fn local(names: &Names, methods: &[Method], carried: bool) -> Vec<Item> {
     let Names { service_trait, handle_mod, .. } = names;
     let functions = methods.iter().map(|method| {
         let Method { ident, .. } = method;
@@ -334,7 +342,8 @@ fn local(names: &Names, methods: &[Method]) -> Vec<Item> {
         };
         quote! { #signature { #body } }
     });
-    vec![
+    let carries = carried.then(|| carries(names, methods));
+    let mut items = vec![
         parse_quote! { struct OutpostLocal<T>(std::sync::Arc<T>); },
         parse_quote! {
             #[allow(deprecated)]
@@ -342,7 +351,39 @@ fn local(names: &Names, methods: &[Method]) -> Vec<Item> {
                 #(#functions)*
             }
         },
-    ]
+    ];
+    items.extend(carries);
+    items
+}
+
+/// The unary methods of the type inside a server, by path, with messages as they travel: for calls from other nodes.
+fn carries(names: &Names, methods: &[Method]) -> Item {
+    let Names { service_trait, handle_mod, .. } = names;
+    let arms = methods.iter().filter(|method| method.is_unary()).map(|method| {
+        let Method { ident, path, .. } = method;
+        let call = quote! { <Self as super::#handle_mod::Local>::#ident(self, request) };
+        quote! { #path => ::outpost::codegen::carry(request, |request| #call) }
+    });
+    parse_quote! {
+        #[allow(deprecated)]
+        impl<T: #service_trait> ::outpost::codegen::Carries for OutpostLocal<T> {
+            fn carry<'a>(
+                &'a self,
+                path: &str,
+                request: ::tonic::Request<::outpost::codegen::Bytes>,
+            ) -> ::outpost::codegen::CarriedFuture<'a> {
+                match path {
+                    #(#arms,)*
+                    _ => ::outpost::codegen::carry_nothing(),
+                }
+            }
+        }
+    }
+}
+
+/// Whether messages are prost's, and not of a codec of the user's.
+fn is_prost(codec: &Expr) -> bool {
+    quote! { #codec }.to_string().replace(' ', "") == "tonic_prost::ProstCodec::default()"
 }
 
 fn local_signature(method: &Method) -> proc_macro2::TokenStream {
@@ -424,14 +465,17 @@ fn handle_function(method: &Method, codec: Option<&Expr>) -> proc_macro2::TokenS
             call.unary(request, #codec).await
         },
         // Not by a function of the route's: each that a request or response goes through copies it once more.
-        (None, _) => quote! {
-            let mut request = request.into_request();
-            let call = self.route.begin(#path, &mut request)?;
-            match call.local::<dyn Local>() {
-                Some(service) => call.direct(|| service.#ident(request)).await,
-                None => call.unary(request, #codec).await,
+        (None, _) => {
+            let elsewhere = format_ident!("{}", if codec.is_some_and(is_prost) { "message" } else { "unary" });
+            quote! {
+                let mut request = request.into_request();
+                let call = self.route.begin(#path, &mut request)?;
+                match call.local::<dyn Local>() {
+                    Some(service) => call.direct(|| service.#ident(request)).await,
+                    None => call.#elsewhere(request, #codec).await,
+                }
             }
-        },
+        }
         (Some(_), Some(resume)) => {
             let go_on = go_on(resume);
             quote! {
