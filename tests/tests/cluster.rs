@@ -21,7 +21,7 @@ use outpost_tests::{
         relay_client::RelayClient,
     },
     wait::within,
-    witness::{self, Book, SERVED_BY},
+    witness::{self, Book, OVER_HTTP, SERVED_BY},
 };
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, IntoRequest as _, Request, Status};
@@ -180,6 +180,30 @@ async fn a_call_that_waits_is_answered_when_the_module_is_back() {
     let (answer, ()) = tokio::join!(handle.unary(ask("patient")), cluster.restart("n2"));
     assert_eq!(answer.unwrap().metadata().get(SERVED_BY).unwrap(), "n2");
     assert_eq!(book.executed("patient"), 1);
+}
+
+#[tokio::test]
+async fn a_handle_s_small_call_to_another_node_goes_without_http() {
+    let (cluster, _) = witnessed(nodes(2)).await;
+    cluster.move_module("kinds", "n2").await;
+    let handle = cluster.handle::<KindsHandle>("n1");
+    // While the nodes connect, calls take the long way.
+    within("the short way", async { while handle.unary(ask("")).await.unwrap().metadata().contains_key(OVER_HTTP) {} })
+        .await;
+    let mut request = Request::new(Ask { payload: vec![1; 30_000], ..ask("") });
+    request.metadata_mut().insert("echo-mine", "kept".parse().unwrap());
+    request.set_timeout(Duration::from_secs(60));
+    let answer = handle.unary(request).await.unwrap();
+    assert_eq!(answer.metadata().get(OVER_HTTP), None);
+    assert_eq!(answer.metadata().get("echo-mine").unwrap(), "kept");
+    assert_eq!(answer.metadata().get(SERVED_BY).unwrap(), "n2");
+    let large = handle.unary(Ask { payload: vec![1; 40_000], ..ask("") }).await.unwrap();
+    assert_eq!((large.metadata().get(OVER_HTTP).is_some(), large.get_ref().payload.len()), (true, 40_000));
+    let failed = handle.unary(asked_to(Deed::Fail)).await.unwrap_err();
+    assert_eq!((failed.code(), failed.details()), (Code::Aborted, &[1, 2, 3][..]));
+    // To wherever it goes, and back to where nothing travels.
+    cluster.move_module("kinds", "n1").await;
+    assert_eq!(handle.unary(ask("")).await.unwrap().metadata().get(SERVED_BY).unwrap(), "n1");
 }
 
 /// A program whose `kinds` refuses every call that has metadata of the framework's.

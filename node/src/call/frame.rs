@@ -110,9 +110,23 @@ fn broken(head: &HeaderMap, status: Status) -> Reply {
 }
 
 /// A request whose body is whole; its id is given when it is put in line.
-pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes) -> CarriedCall {
+pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes, way: Arrival) -> CarriedCall {
     let path = Bytes::copy_from_slice(path.as_str().as_bytes());
-    CarriedCall { id: 0, path, fields: fields(headers), body, head: None }
+    let mut fields = fields(headers);
+    let head = (way.hops == 1).then(|| head(way, None));
+    if head.is_none() {
+        let mut told = HeaderMap::new();
+        placed::tell_way(&mut told, way);
+        fields.extend(told.iter().map(field));
+    }
+    CarriedCall { id: 0, path, fields, body, head }
+}
+
+/// The head of a call that no node has passed on before this one.
+pub(crate) fn head(way: Arrival, left: Option<Duration>) -> CarriedHead {
+    let (chain_low, chain_high) = way.chain.to_bits();
+    let timeout_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
+    CarriedHead { epoch: way.epoch.0, depth: way.depth.into(), chain_low, chain_high, timeout_us }
 }
 
 /// Fields as they travel.
@@ -159,7 +173,7 @@ pub(crate) fn small_enough(answer: &CarriedAnswer) -> bool {
 /// What the head of a call says, as fields.
 fn write_head(head: &CarriedHead, headers: &mut HeaderMap) {
     let CarriedHead { epoch, depth, chain_low, chain_high, timeout_us } = *head;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/grpc"));
     let depth = u8::try_from(depth).unwrap_or(u8::MAX);
     placed::tell_way(
         headers,
@@ -319,14 +333,18 @@ mod tests {
             ("x-bin", "AAEC"),
         ]);
         let path = PathAndQuery::from_static("/shop.v1.Cart/Add");
-        let sent = call(&path, &headers, Bytes::from_static(b"body"));
-        let arrived = request(CarriedCall::decode(&*sent.encode_to_vec()).unwrap()).unwrap();
-        assert_eq!(arrived.uri().path(), "/shop.v1.Cart/Add");
-        assert_eq!((arrived.method(), arrived.version()), (&Method::POST, Version::HTTP_2));
-        let mut expected = headers;
+        let mut expected = headers.clone();
         expected.remove(header::TE);
-        assert_eq!(arrived.headers(), &expected);
-        assert_eq!(content(arrived.into_body()).await.0, "body");
+        for hops in 1..3 {
+            let way = Arrival { hops, epoch: Epoch(9), depth: 2, chain: Chain::of("cart") };
+            let sent = call(&path, &headers, Bytes::from_static(b"body"), way);
+            let mut arrived = request(CarriedCall::decode(&*sent.encode_to_vec()).unwrap()).unwrap();
+            assert_eq!(arrived.uri().path(), "/shop.v1.Cart/Add");
+            assert_eq!((arrived.method(), arrived.version()), (&Method::POST, Version::HTTP_2));
+            assert_eq!(Arrival::take(arrived.headers_mut()), way);
+            assert_eq!(arrived.headers(), &expected);
+            assert_eq!(content(arrived.into_body()).await.0, "body");
+        }
     }
 
     #[test]
@@ -336,7 +354,7 @@ mod tests {
         let call = CarriedCall { path: Bytes::from_static(b"/a/B"), head: Some(head), ..CarriedCall::default() };
         let mut arrived = request(CarriedCall::decode(&*call.encode_to_vec()).unwrap()).unwrap();
         let way = Arrival::take(arrived.headers_mut());
-        assert_eq!((way.hops, way.epoch, way.depth, way.chain), (1, Epoch(7), u8::MAX, Chain::of("cart")));
+        assert_eq!(way, Arrival { hops: 1, epoch: Epoch(7), depth: u8::MAX, chain: Chain::of("cart") });
         assert_eq!(
             arrived.headers(),
             &header_map(&[("content-type", "application/grpc"), ("grpc-timeout", "1500000n")])
@@ -419,6 +437,7 @@ mod tests {
             path in "/[a-zA-Z.]{1,20}/[a-zA-Z]{1,10}",
             fields in proptest::collection::vec(("[a-z-]{1,20}", "[ -~]{0,30}"), 0..8),
             body in proptest::collection::vec(any::<u8>(), 0..100),
+            hops in 1..3_u8,
             at in any::<prop::sample::Index>(),
             with in any::<u8>(),
         ) {
@@ -428,7 +447,7 @@ mod tests {
                 .collect();
             let headers: HeaderMap = fields.into_iter().collect();
             let path = PathAndQuery::from_maybe_shared(path).unwrap();
-            let mut sent = call(&path, &headers, body.into()).encode_to_vec();
+            let mut sent = call(&path, &headers, body.into(), Arrival { hops, ..Arrival::default() }).encode_to_vec();
             let at = at.index(sent.len());
             sent[at] = with;
             if let Ok(call) = CarriedCall::decode(&*sent) {

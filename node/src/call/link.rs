@@ -35,7 +35,9 @@ use tonic::{Code, body::Body};
 
 use super::{
     carrier::{Carrier, Ended},
-    frame, slot,
+    frame,
+    placed::{self, Arrival},
+    slot,
 };
 #[cfg(feature = "simulation")]
 use crate::simulation;
@@ -141,30 +143,35 @@ impl Link {
         latency * (self.in_flight.load(Ordering::Relaxed) as u64 + 1)
     }
 
-    /// Sends a request, and gives the answer; of one that is large, or a stream, the head. `unary` where one message is
-    /// all that either side sends.
+    /// Sends a request, and gives the answer; of one that is large, or a stream, the head. `way` is what the peer is told of
+    /// how it came, `unary` where one message is all that either side sends.
     ///
     /// # Cancel safety
     /// Dropping the future ends the call at the peer.
-    pub(crate) async fn send(&self, request: slot::Request, unary: bool) -> Result<slot::Response, Unanswered> {
+    pub(crate) async fn send(
+        &self,
+        request: slot::Request,
+        way: Arrival,
+        unary: bool,
+    ) -> Result<slot::Response, Unanswered> {
         let _counted = Counted::new(&self.in_flight);
-        if unary { self.carry(request).await } else { self.stream(request).await }
+        if unary { self.carry(request, way).await } else { self.stream(request, way).await }
     }
 
     /// Sends a request with others, if it is small.
-    async fn carry(&self, request: slot::Request) -> Result<slot::Response, Unanswered> {
+    async fn carry(&self, request: slot::Request, way: Arrival) -> Result<slot::Response, Unanswered> {
         let carrier = match self.carrier.get(Carrier::is_good).await {
             Ok(Some(carrier)) if frame::fits(request.headers()) => carrier,
-            Ok(_) => return self.stream(request).await,
+            Ok(_) => return self.stream(request, way).await,
             Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
         };
         let (parts, body) = request.into_parts();
         let body = match frame::small(body).await {
             Ok(frame::Small::Whole(body)) => body,
-            Ok(frame::Small::Larger(body)) => return self.stream(slot::Request::from_parts(parts, body)).await,
+            Ok(frame::Small::Larger(body)) => return self.stream(slot::Request::from_parts(parts, body), way).await,
             Err(status) => return Err(Unanswered::NotRun(status.message().to_owned())),
         };
-        let call = parts.uri.path_and_query().map(|path| frame::call(path, &parts.headers, body.clone()));
+        let call = parts.uri.path_and_query().map(|path| frame::call(path, &parts.headers, body.clone(), way));
         let carried = match call {
             Some(call) => self.carried(&carrier, call).await,
             None => None,
@@ -176,7 +183,7 @@ impl Link {
             Some(Ok(Carried::Fetched(response))) => Ok(response),
             Some(Err(unanswered)) => Err(unanswered),
             // It has enough to carry.
-            None => self.stream(slot::Request::from_parts(parts, Body::new(Full::new(body)))).await,
+            None => self.stream(slot::Request::from_parts(parts, Body::new(Full::new(body))), way).await,
         }
     }
 
@@ -221,7 +228,7 @@ impl Link {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = format!("{PARCELS}{token}").parse().expect("a number makes a path");
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        match self.stream(request).await {
+        match self.stream(request, Arrival::default()).await {
             Ok(response) if response.status() == StatusCode::GONE => {
                 Err(Unanswered::Broken("the answer was not fetched in time".to_owned()))
             }
@@ -234,11 +241,12 @@ impl Link {
     }
 
     /// Sends a request on a stream of its own.
-    async fn stream(&self, mut request: slot::Request) -> Result<slot::Response, Unanswered> {
+    async fn stream(&self, mut request: slot::Request, way: Arrival) -> Result<slot::Response, Unanswered> {
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let uri = uri::Builder::new().scheme("http").authority(self.node.as_str()).path_and_query(path).build();
         *request.uri_mut() = uri.expect("a node's name is a host's");
         *request.version_mut() = Version::HTTP_2;
+        placed::tell_way(request.headers_mut(), way);
         let mut sender = match self.streams.get(|sender| !sender.is_closed()).await {
             Ok(sender) => sender,
             Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),

@@ -44,7 +44,7 @@ pub(crate) struct Placed {
 }
 
 /// What a call that came from another node brings along. The default is that of one which begins here.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Arrival {
     pub(crate) hops: u8,
     /// The epoch that it was routed by.
@@ -169,26 +169,31 @@ impl Outgoing {
 impl Attempt<'_> {
     /// Sends the request. Of the answer only the headers are looked at.
     pub(crate) async fn send(&self, request: Request) -> Tried {
-        match self.link.send(self.prepare(request), self.unary).await {
+        let way = Arrival {
+            hops: self.arrival.hops.saturating_add(1),
+            epoch: self.epoch,
+            depth: self.depth,
+            chain: self.chain,
+        };
+        match self.link.send(prepared(request), way, self.unary).await {
             Ok(response) => Tried::Answered(response),
             Err(Unanswered::NotSent(request, why)) => Tried::NotRun { again: Some(*request), why },
             Err(Unanswered::NotRun(why)) => Tried::NotRun { again: None, why },
             Err(Unanswered::Broken(why)) => Tried::Broken(why),
         }
     }
+}
 
-    fn prepare(&self, mut request: Request) -> Request {
-        let headers = request.headers_mut();
-        // Of a connection, not of a call; and HTTP/2 refuses them.
-        for name in [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE] {
-            headers.remove(name);
-        }
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        let hops = self.arrival.hops.saturating_add(1);
-        tell_way(headers, Arrival { hops, epoch: self.epoch, depth: self.depth, chain: self.chain });
-        request.extensions_mut().clear();
-        request
+/// A request as it leaves this process.
+fn prepared(mut request: Request) -> Request {
+    let headers = request.headers_mut();
+    // Of a connection, not of a call; and HTTP/2 refuses them.
+    for name in [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
     }
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    request.extensions_mut().clear();
+    request
 }
 
 /// Writes what [`Arrival::take`] takes out.

@@ -255,28 +255,34 @@ impl Call<'_> {
     ///
     /// # Errors
     /// The module's status, or one of the framework's.
-    pub async fn unary<Req, Res, C>(&self, request: Request<Req>, codec: C) -> Result<Response<Res>, Status>
+    pub fn unary<'c, Req, Res, C>(
+        &'c self,
+        request: Request<Req>,
+        codec: C,
+    ) -> BoxFuture<'c, Result<Response<Res>, Status>>
     where
         Req: Send + Sync + 'static,
         Res: Send + Sync + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        let call = self.over_wire(request, None, |grpc, request| one_message(grpc, request, self.path, codec));
         // Boxed, so that direct calls do not carry its size.
-        Box::pin(call).await
+        Box::pin(self.over_wire(request, None, |grpc, request| one_message(grpc, request, self.path, codec)))
     }
 
     /// The same, for messages of prost: to a module on another node by the [short](super::short) way, where that can be gone.
     ///
     /// # Errors
     /// See [`Call::unary`].
-    pub async fn message<Req, Res, C>(&self, request: Request<Req>, codec: C) -> Result<Response<Res>, Status>
+    pub fn message<'c, Req, Res, C>(
+        &'c self,
+        request: Request<Req>,
+        codec: C,
+    ) -> BoxFuture<'c, Result<Response<Res>, Status>>
     where
         Req: Message + 'static,
         Res: Message + Default + 'static,
         C: Codec<Encode = Req, Decode = Res> + Send + 'static,
     {
-        // Boxed, so that direct calls do not carry its size.
         Box::pin(async move {
             let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
             let short = short::call(self.slot, self.path, self.scope, placed, &request);
@@ -287,13 +293,25 @@ impl Call<'_> {
             match tried {
                 short::Tried::Answered(response) => Ok(response),
                 short::Tried::NotRun => self.unary(request, codec).await,
-                short::Tried::Other(response) => {
-                    let way = Way::Answered(Some(response));
-                    self.by(way, request, None, |grpc, request| one_message(grpc, request, self.path, codec)).await
-                }
+                short::Tried::Other(answer) => self.read(answer, request, codec).await,
             }
         })
-        .await
+    }
+
+    /// Reads the answer to a request by a tonic client.
+    fn read<'c, Req, Res, C>(
+        &'c self,
+        answer: slot::Response,
+        request: Request<Req>,
+        codec: C,
+    ) -> BoxFuture<'c, Result<Response<Res>, Status>>
+    where
+        Req: Send + Sync + 'static,
+        Res: Send + Sync + 'static,
+        C: Codec<Encode = Req, Decode = Res> + Send + 'static,
+    {
+        let way = Way::Answered(Some(answer));
+        Box::pin(self.by(way, request, None, |grpc, request| one_message(grpc, request, self.path, codec)))
     }
 
     fn stream<T>(&self, stream: BoxStream<T>) -> LocalStream<T> {

@@ -1,5 +1,5 @@
 //! The short way of a call between nodes: from a handle on one to a module's trait on another, without a request of HTTP,
-//! a tonic client or a tonic server in between.
+//! a tonic client or a tonic server in between. A client's call, which a node passes on, takes the second half of it.
 //!
 //! ```text
 //! handle ─ message ─▶ frame ─▶ carrier ═══▶ gate ─ message ─▶ the service trait's method
@@ -15,7 +15,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 use outpost_proto::{
-    cluster::v1::{CarriedAnswer, CarriedCall, CarriedHead, CarriedOwner, carried_answer::Trailers},
+    cluster::v1::{CarriedAnswer, CarriedCall, CarriedOwner, carried_answer::Trailers},
     v1::Delivery,
 };
 use prost::Message;
@@ -29,7 +29,7 @@ use super::{
     frame,
     gate::Pass,
     link::{Carried, Unanswered},
-    placed::{self, Choice, Placed},
+    placed::{self, Arrival, Choice, Placed},
     route::{CallFuture, as_from_wire, without_reserved},
     scope::Scope,
     slot::{self, Slot, Target},
@@ -123,21 +123,14 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
     {
         return Ok(Tried::NotRun);
     }
-    let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-    let (chain_low, chain_high) = scope.chain.to_bits();
-    let head = CarriedHead {
-        epoch: placed.epoch.0,
-        depth: u32::from(scope.depth().saturating_sub(1)),
-        chain_low,
-        chain_high,
-        timeout_us: scope.deadline.map(|deadline| u64::try_from(left(deadline).as_micros()).unwrap_or(u64::MAX)),
-    };
+    let way = Arrival { hops: 1, epoch: placed.epoch, depth: scope.depth().saturating_sub(1), chain: scope.chain };
+    let left = scope.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let frame = CarriedCall {
         id: 0,
         path: Bytes::from_static(path.as_bytes()),
         fields: frame::fields(fields),
         body: prefixed(request.get_ref()),
-        head: Some(head),
+        head: Some(frame::head(way, left)),
     };
     let broken = |error: String| {
         let (module, node) = (slot.module().clone(), link.node.clone());
@@ -167,7 +160,7 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
     Ok(if told.is_some() { Tried::Other(response) } else { Tried::NotRun })
 }
 
-/// A call from a handle on another node, inside the gate of its module.
+/// A call from another node, inside the gate of its module.
 pub(crate) struct Inside {
     slot: Arc<Slot>,
     service: Arc<dyn Carries>,
@@ -186,10 +179,6 @@ impl Inside {
         let (Some(head), true) = (&call.head, method.unary && method.delivery != Delivery::Dedupe) else {
             return Err(call);
         };
-        let chain = Chain::from_bits(head.chain_low, head.chain_high);
-        let deadline = head.timeout_us.and_then(|left| Instant::now().checked_add(Duration::from_micros(left)));
-        let depth = u8::try_from(head.depth).unwrap_or(u8::MAX);
-        let Ok(scope) = Scope::of_carried(depth, chain, deadline) else { return Err(call) };
         let Some(message) = message_of(&call.body) else { return Err(call) };
         let target = slot.target();
         let local = match &**target {
@@ -203,6 +192,13 @@ impl Inside {
         };
         let Some(service) = local.carries() else { return Err(call) };
         let Ok(fields) = frame::headers(call.fields.clone()) else { return Err(call) };
+        // A node that passes a client's call on leaves it where the client has put it.
+        let timeout = fields.get(deadline::HEADER).and_then(|timeout| deadline::of(Some(timeout.as_bytes()), None));
+        let deadline =
+            head.timeout_us.and_then(|left| Instant::now().checked_add(Duration::from_micros(left))).or(timeout);
+        let depth = u8::try_from(head.depth).unwrap_or(u8::MAX);
+        let chain = Chain::from_bits(head.chain_low, head.chain_high);
+        let Ok(scope) = Scope::of_carried(depth, chain, deadline) else { return Err(call) };
         let Some(pass) = local.pass(chain) else { return Err(call) };
         let CarriedCall { id, path, .. } = call;
         let (slot, service) = (Arc::clone(slot), Arc::clone(service));

@@ -11,15 +11,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture, poll};
 use http::StatusCode;
 use outpost_proto::cluster::v1::{
     CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response, link_server::Link,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::timeout,
+    task::coop::consume_budget,
+    time::{Instant, timeout},
 };
 use tokio_stream::Stream;
 use tokio_util::task::JoinMap;
@@ -34,7 +35,11 @@ use crate::{
 /// How many calls of one stream run at a time. What is more is not read.
 const MOST_RUNNING: usize = 4096;
 /// How many answers may wait for the connection.
-const QUEUE: usize = 256;
+const QUEUE: usize = 1024;
+/// A call that computes for so long before it first waits holds up those behind it: ...
+const SLOW: Duration = Duration::from_micros(100);
+/// ... as many calls of its method do not.
+const SPARED: u32 = 1024;
 /// How long an answer waits to be fetched.
 const KEEP: Duration = Duration::from_secs(10);
 
@@ -109,24 +114,33 @@ impl Link for Carried {
 
     async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
         let (to, answers) = mpsc::channel(QUEUE);
-        let mut serving = JoinSet::new();
-        serving.spawn(serve(request.into_inner(), Arc::clone(&self.front), to));
-        Ok(Response::new(Answers { answers, _serving: serving }))
+        let serving = serve(request.into_inner(), Arc::clone(&self.front), to).boxed();
+        Ok(Response::new(Answers { answers, serving: Some(serving) }))
     }
 }
 
 /// The stream of answers. Dropping it ends the calls.
-#[derive(Debug)]
 pub(crate) struct Answers {
     answers: mpsc::Receiver<CarryResponse>,
-    _serving: JoinSet<()>,
+    /// Reads calls, and runs those that do not wait: here, so that their answers are where they are sent from.
+    serving: Option<BoxFuture<'static, ()>>,
 }
 
 impl Stream for Answers {
     type Item = Result<CarryResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.answers.poll_recv(cx).map(|answer| answer.map(Ok))
+        let this = &mut *self;
+        // What is there goes out first.
+        if let Poll::Ready(answer) = this.answers.poll_recv(cx) {
+            return Poll::Ready(answer.map(Ok));
+        }
+        if let Some(serving) = &mut this.serving
+            && serving.as_mut().poll(cx).is_ready()
+        {
+            this.serving = None;
+        }
+        this.answers.poll_recv(cx).map(|answer| answer.map(Ok))
     }
 }
 
@@ -140,10 +154,13 @@ async fn send(to: &Sender, frame: carry_response::Frame) {
 /// Serves a stream until the other node ends it; or until this one takes no more calls, and those that it has are over.
 async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender) {
     let mut running: JoinMap<u64, ()> = JoinMap::new();
+    let mut quick = Quick::default();
     let mut last = 0;
     let mut open = true;
     let mut refusing = pin!(front.refusing());
     loop {
+        // Other tasks get their turn however many calls there are.
+        consume_budget().await;
         while let Some((id, ended)) = running.join_next().now_or_never().flatten() {
             if ended.is_err_and(|error| error.is_panic()) {
                 // A module's was caught before. With the end of the stream its caller hears that nobody knows.
@@ -161,7 +178,13 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Call(call)) })) => {
                     let id = call.id;
                     last = last.max(id);
-                    running.spawn(id, run(call, Arc::clone(&front), to.clone()));
+                    let slow = quick.is_slow(&call.path);
+                    let path = call.path.clone();
+                    let mut call = Box::pin(run(call, Arc::clone(&front), to.clone()));
+                    // A task is for calls that wait for something.
+                    if slow || quick.begin(path, call.as_mut()).await.is_pending() {
+                        running.spawn(id, call);
+                    }
                 }
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Cancelled(id)) })) => {
                     running.abort(&id);
@@ -176,28 +199,73 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
     }
 }
 
+/// Begins calls where their stream is read, and knows which should not be: as long as one computes, nobody reads on.
+#[derive(Debug, Default)]
+struct Quick {
+    /// How many calls of these methods are still to be begun elsewhere.
+    slow: HashMap<Bytes, u32>,
+}
+
+impl Quick {
+    fn is_slow(&mut self, path: &Bytes) -> bool {
+        // Nearly always.
+        if self.slow.is_empty() {
+            return false;
+        }
+        let Some(left) = self.slow.get_mut(path) else { return false };
+        *left -= 1;
+        if *left == 0 {
+            self.slow.remove(path);
+        }
+        true
+    }
+
+    async fn begin(&mut self, path: Bytes, call: Pin<&mut (impl Future<Output = ()> + Send)>) -> Poll<()> {
+        let began = Instant::now();
+        let polled = poll!(call);
+        if began.elapsed() >= SLOW {
+            self.slow.insert(path, SPARED);
+        }
+        polled
+    }
+}
+
 async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
     let id = call.id;
-    let (response, _in_flight) = match front.enter(call) {
-        Ok((inside, in_flight)) => match inside.run().await {
-            Ok(answer) => return send(&to, carry_response::Frame::Answer(answer)).await,
-            Err(large) => (*large, Some(in_flight)),
+    match front.enter(call) {
+        // The call counts until its answer is on its way.
+        Ok((inside, _in_flight)) => match inside.run().await {
+            Ok(answer) => send(&to, carry_response::Frame::Answer(answer)).await,
+            Err(large) => keep(id, large, &front, &to).await,
         },
-        Err(call) => match frame::request(call) {
-            Ok(request) => (front.answer(request).await, None),
-            // Of a later version, maybe.
-            Err(malformed) => (Status::from(CallError::Malformed(malformed.to_string())).into_http(), None),
-        },
-    };
-    // The call counts until its answer is on its way, not only until that is read.
-    let _in_flight = front.calls().token();
-    match frame::whole(response).await {
-        Ok(reply) => send(&to, carry_response::Frame::Answer(frame::answer(id, reply))).await,
-        Err(response) => {
-            let tell = async |token| send(&to, carry_response::Frame::Parcel(CarriedParcel { id, token })).await;
-            front.parcels().keep(*response, tell).await;
-        }
+        Err(call) => run_long(call, front, to).await,
     }
+}
+
+/// Runs a call that can't take the short way. Boxed, so that others do not carry its size.
+fn run_long(call: CarriedCall, front: Arc<Front>, to: Sender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let id = call.id;
+        let response = match frame::request(call) {
+            Ok(request) => front.answer(request).await,
+            // Of a later version, maybe.
+            Err(malformed) => Status::from(CallError::Malformed(malformed.to_string())).into_http(),
+        };
+        // Not only until the answer is read.
+        let _in_flight = front.calls().token();
+        match frame::whole(response).await {
+            Ok(reply) => send(&to, carry_response::Frame::Answer(frame::answer(id, reply))).await,
+            Err(large) => keep(id, large, &front, &to).await,
+        }
+    })
+}
+
+/// Keeps an answer that is too large to be carried, and tells so.
+fn keep<'a>(id: u64, answer: Box<http::Response<Body>>, front: &'a Front, to: &'a Sender) -> BoxFuture<'a, ()> {
+    Box::pin(async move {
+        let tell = async |token| send(to, carry_response::Frame::Parcel(CarriedParcel { id, token })).await;
+        front.parcels().keep(*answer, tell).await;
+    })
 }
 
 #[cfg(test)]
@@ -207,12 +275,10 @@ mod tests {
         net::{Ipv4Addr, SocketAddr},
     };
 
-    use bytes::Bytes;
-    use futures_util::future::BoxFuture;
     use http::HeaderValue;
     use http_body_util::{BodyExt as _, Full};
     use outpost_proto::cluster::v1::link_server::LinkServer;
-    use tokio::{sync::watch, time::Instant};
+    use tokio::sync::watch;
 
     use super::*;
     use crate::{
@@ -220,6 +286,7 @@ mod tests {
         call::{
             Tonic,
             link::{Link, Links, Unanswered},
+            placed::Arrival,
             slot::{Slot, Wire},
             table::Table,
         },
@@ -304,7 +371,7 @@ mod tests {
         let uri = format!("http://peer/test.Service/{method}");
         let request = http::Request::post(uri).version(http::Version::HTTP_2);
         let request = request.header("content-type", "application/grpc").body(Body::new(Full::new(body))).unwrap();
-        let (parts, body) = link.send(request, true).await?.into_parts();
+        let (parts, body) = link.send(request, Arrival { hops: 1, ..Arrival::default() }, true).await?.into_parts();
         let body = body.collect().await.unwrap();
         let ok = body.trailers().is_some_and(|trailers| trailers["grpc-status"] == "0");
         Ok((parts.headers, body.to_bytes(), ok))

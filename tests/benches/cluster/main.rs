@@ -43,13 +43,15 @@ struct Plan {
     connections: usize,
     /// Of a module with state, in a row.
     moves: usize,
+    /// Of the part `remote`: bytes of a message, and calls in flight.
+    loads: Vec<(usize, usize)>,
 }
 
 fn main() {
     let mut parts = Vec::new();
     let mut sizes = vec![100];
     let mut json = None;
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50 };
+    let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50, loads: Vec::new() };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -61,9 +63,17 @@ fn main() {
             "--serve" => return remote::serve(&words.next().expect("--serve takes a kind of server")),
             "remote" | "hop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => parts.push(word),
             "--moves" => plan.moves = number(words.next()),
+            "--load" => {
+                let load = words.next().unwrap_or_default();
+                let (bytes, in_flight) = load.split_once('x').expect("--load takes BYTESxCALLS: 100x64");
+                plan.loads.push((number(Some(bytes.to_owned())), number(Some(in_flight.to_owned()))));
+            }
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
             _ => panic!("`{word}` is no part of this: remote, hop, move, state, drain, new, crash, idle, many"),
         }
+    }
+    if plan.loads.is_empty() {
+        plan.loads.extend(remote::LOADS);
     }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let facts = machine();

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Bytes of a message, and calls in flight.
-const LOADS: [(usize, usize); 7] =
+pub(crate) const LOADS: [(usize, usize); 7] =
     [(100, 1), (100, 16), (100, 64), (100, 256), (4 << 10, 64), (64 << 10, 16), (1 << 20, 4)];
 
 #[tarpc::service]
@@ -138,12 +138,12 @@ async fn measure(plan: &Plan, report: &mut Report) {
         ("a handle, over a link", Way::Link(handle), host.pid()),
         ("tarpc", Way::Tarpc(tarpc_client), tarpc.0.id()),
     ]
-    .map(|(name, way, server)| Measured { name, way, server, samples: vec![Vec::new(); LOADS.len()] });
+    .map(|(name, way, server)| Measured { name, way, server, samples: vec![Vec::new(); plan.loads.len()] });
     for measured in &all {
         sample(measured, 100, 16, Duration::from_millis(500)).await;
     }
     for round in 0..plan.rounds {
-        for (which, (bytes, in_flight)) in LOADS.into_iter().enumerate() {
+        for (which, &(bytes, in_flight)) in plan.loads.iter().enumerate() {
             // Who comes first changes each round.
             let count = all.len();
             for index in (0..count).map(|index| (index + round) % count) {
@@ -152,7 +152,7 @@ async fn measure(plan: &Plan, report: &mut Report) {
             }
         }
     }
-    for (which, load) in LOADS.into_iter().enumerate() {
+    for (which, &load) in plan.loads.iter().enumerate() {
         table(&all, which, load, report);
     }
     caller.stop().await;

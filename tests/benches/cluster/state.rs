@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use outpost::Sources;
@@ -49,6 +49,8 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
                 tenths(measured.median_pause),
                 tenths(measured.slow_pause),
                 hundredths(ratio),
+                tenths(measured.median_slowest),
+                tenths(measured.slow_slowest),
                 tenths(measured.sealed),
                 tenths(measured.quiet),
                 Cell::from(measured.calls),
@@ -57,9 +59,11 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
         }
         let columns = [
             "state, MiB",
-            "slowest call of a move, median ms",
+            "slowest call that met the closed gate, median ms",
             "p99 of moves, ms",
             "ratio of medians",
+            "slowest call of all while it moved, median ms",
+            "p99 of moves, ms",
             "gate closed until handed over, median ms",
             "slowest call without a move, median ms",
             "calls, and what became of them",
@@ -111,6 +115,8 @@ async fn copies(rounds: usize) -> Copies {
 struct Measured {
     median_pause: f64,
     slow_pause: f64,
+    median_slowest: f64,
+    slow_slowest: f64,
     sealed: f64,
     quiet: f64,
     copied: f64,
@@ -157,6 +163,7 @@ async fn measure(size: u64, moves: usize) -> Measured {
     }
     sleep(Duration::from_secs(1)).await;
     let before = resident();
+    let clock = Clock::now();
     let mut times = Vec::new();
     for number in 0..moves {
         let quiet = Instant::now();
@@ -177,13 +184,17 @@ async fn measure(size: u64, moves: usize) -> Measured {
         let within = done.iter().filter(|call| call.sent + call.took >= from && call.sent <= to);
         within.map(|call| call.took.as_secs_f64() * 1e3).fold(0.0, f64::max)
     };
-    let pauses: Vec<f64> = times.iter().map(|(_, began, ended)| slowest(*began, *ended)).collect();
+    let all: Vec<f64> = times.iter().map(|(_, began, ended)| slowest(*began, *ended)).collect();
     let quiets: Vec<f64> = times.iter().map(|(quiet, began, _)| slowest(*quiet, *began)).collect();
     let list = store.list(ListRequest {}).await.expect("the list").into_inner();
     let there: std::collections::HashSet<&String> = list.ids.iter().collect();
     let failed: Vec<&String> = done.iter().filter_map(|call| call.failed.as_ref()).collect();
     let lost = done.iter().filter(|call| call.failed.is_none() && !there.contains(&call.id)).count();
     let events = events(&first.admin).await;
+    // From when the source may close its gate until the target has said that it serves.
+    let pauses: Vec<f64> =
+        closed(&events).into_iter().map(|(from, to)| slowest(clock.instant(from), clock.instant(to + 1))).collect();
+    assert_eq!(pauses.len(), moves, "each move has its events");
     let calls = format!(
         "{}: {} failed{}, {lost} lost, {} twice; largest node {before} MiB before, {after} MiB after",
         done.len(),
@@ -194,6 +205,8 @@ async fn measure(size: u64, moves: usize) -> Measured {
     Measured {
         median_pause: quantile(pauses.iter().copied(), 0.5),
         slow_pause: quantile(pauses, 0.99),
+        median_slowest: quantile(all.iter().copied(), 0.5),
+        slow_slowest: quantile(all, 0.99),
         sealed: quantile(sealed(&events), 0.5),
         quiet: quantile(quiets, 0.5),
         copied: quantile(copied(&events), 0.5),
@@ -242,6 +255,40 @@ fn sealed(events: &[Event]) -> Vec<f64> {
         })
     });
     waited.collect()
+}
+
+/// When a move may have kept calls waiting, by the clock on the wall in milliseconds.
+fn closed(events: &[Event]) -> Vec<(u64, u64)> {
+    let mut prepared = 0;
+    let mut closed = Vec::new();
+    let mut moved = false;
+    for event in events {
+        match event.kind.as_str() {
+            "move-prepared" => prepared = event.at_ms,
+            "moved" => moved = true,
+            "activated" if std::mem::take(&mut moved) => closed.push((prepared, event.at_ms)),
+            _ => {}
+        }
+    }
+    closed
+}
+
+/// Two clocks at one moment.
+struct Clock {
+    wall_ms: u64,
+    instant: Instant,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "nodes date their events by it")]
+    fn now() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        Self { wall_ms: u64::try_from(wall.as_millis()).expect("a time"), instant: Instant::now() }
+    }
+
+    fn instant(&self, wall_ms: u64) -> Instant {
+        self.instant + Duration::from_millis(wall_ms.saturating_sub(self.wall_ms))
+    }
 }
 
 /// From the entry that begins a move to the one that says that the target has its copy, in milliseconds.

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! Raft ─ vote, entries ─▶ Store ─▶ redb (one transaction, one fsync each) ─▶ only then the answer
-//!      └ committed ─▶ Machine: State in memory, rebuilt from the last snapshot and the entries after it
+//!      └ committed entries ─▶ Machine: State in memory, rebuilt from the last snapshot and the entries after it
 //! ```
 //!
 //! **Invariant:** votes, entries and snapshots are on disk before anybody hears of them, and in the order in which they
-//! were given: each write is awaited before the next one begins. The index that was committed may be lost in a crash;
-//! the entries are not, and the leader says again how far they are committed.
+//! were given: each write is awaited before the next one begins. How far the entries are committed is not written: after a
+//! start the leader says so, and until then the state is as old as the last snapshot.
 //!
 //! **Invariant:** an error of the disk is never retried. It ends the log, and with it the process.
 
@@ -26,7 +26,7 @@ use openraft::{
     SnapshotMeta, StorageError, StorageIOError, StoredMembership, Vote,
     storage::{LogFlushed, RaftLogStorage, RaftStateMachine},
 };
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -185,7 +185,7 @@ impl Store {
         let store = Self { file: Arc::new(file) };
         let format: Option<u32> = store.file.get("format")?;
         match format {
-            None => store.file.write(Durability::Immediate, |transaction| {
+            None => store.file.write(|transaction| {
                 transaction.open_table(ENTRIES)?;
                 put(transaction, "format", &FORMAT)?;
                 put(transaction, "owner", owner)
@@ -219,8 +219,7 @@ impl Store {
     /// Binds this log to a cluster, for good; returns once that is on disk.
     pub(crate) async fn bind(&self, cluster: &str) -> Result<(), StoreError> {
         let cluster = cluster.to_owned();
-        self.run(move |file| file.write(Durability::Immediate, |transaction| put(transaction, "cluster", &cluster)))
-            .await
+        self.run(move |file| file.write(|transaction| put(transaction, "cluster", &cluster))).await
     }
 
     /// The word that was given for the members that a new cluster begins with.
@@ -235,7 +234,7 @@ impl Store {
     pub(crate) async fn elect(&self, word: Elected) -> Result<Elected, StoreError> {
         self.run(move |file| {
             let mut holds = word.clone();
-            file.write(Durability::Immediate, |transaction| {
+            file.write(|transaction| {
                 if let Some(given) = transaction.open_table(META)?.get("elected")? {
                     holds = serde_json::from_slice(given.value())?;
                     return Ok(());
@@ -356,14 +355,10 @@ impl File {
         worked.map_err(|problem| self.problem(problem))
     }
 
-    fn write(
-        &self,
-        durability: Durability,
-        work: impl FnOnce(Transaction<'_>) -> Result<(), Problem>,
-    ) -> Result<(), StoreError> {
+    /// One transaction, on disk when this returns.
+    fn write(&self, work: impl FnOnce(Transaction<'_>) -> Result<(), Problem>) -> Result<(), StoreError> {
         self.with(|database| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(durability)?;
+            let transaction = database.begin_write()?;
             work(&transaction)?;
             transaction.commit()?;
             Ok(())
@@ -446,25 +441,13 @@ impl RaftLogStorage<Types> for Store {
 
     async fn save_vote(&mut self, vote: &Vote<RaftId>) -> Stored<()> {
         let vote = *vote;
-        self.run(move |file| file.write(Durability::Immediate, |transaction| put(transaction, "vote", &vote)))
+        self.run(move |file| file.write(|transaction| put(transaction, "vote", &vote)))
             .await
             .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
     }
 
     async fn read_vote(&mut self) -> Stored<Option<Vote<RaftId>>> {
         self.run(|file| file.get("vote")).await.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
-    }
-
-    // Without an fsync: the next write of an entry or a vote has one. After a crash, the state is a little older for as
-    // long as it takes to hear from a leader.
-    async fn save_committed(&mut self, committed: Option<LogId<RaftId>>) -> Stored<()> {
-        self.run(move |file| file.write(Durability::None, |transaction| put(transaction, "committed", &committed)))
-            .await
-            .map_err(writing)
-    }
-
-    async fn read_committed(&mut self) -> Stored<Option<LogId<RaftId>>> {
-        Ok(self.run(|file| file.get::<Option<LogId<RaftId>>>("committed")).await.map_err(reading)?.flatten())
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Stored<()>
@@ -475,7 +458,7 @@ impl RaftLogStorage<Types> for Store {
         let entries: Vec<Entry<Types>> = entries.into_iter().collect();
         let appended = self
             .run(move |file| {
-                file.write(Durability::Immediate, |transaction| {
+                file.write(|transaction| {
                     let mut table = transaction.open_table(ENTRIES)?;
                     for entry in &entries {
                         table.insert(entry.log_id.index, serde_json::to_vec(entry)?.as_slice())?;
@@ -498,9 +481,7 @@ impl RaftLogStorage<Types> for Store {
 
     async fn truncate(&mut self, log_id: LogId<RaftId>) -> Stored<()> {
         self.run(move |file| {
-            file.write(Durability::Immediate, |transaction| {
-                Ok(transaction.open_table(ENTRIES)?.retain_in(log_id.index.., |_, _| false)?)
-            })
+            file.write(|transaction| Ok(transaction.open_table(ENTRIES)?.retain_in(log_id.index.., |_, _| false)?))
         })
         .await
         .map_err(writing)
@@ -508,7 +489,7 @@ impl RaftLogStorage<Types> for Store {
 
     async fn purge(&mut self, log_id: LogId<RaftId>) -> Stored<()> {
         self.run(move |file| {
-            file.write(Durability::Immediate, |transaction| {
+            file.write(|transaction| {
                 put(transaction, "purged", &log_id)?;
                 Ok(transaction.open_table(ENTRIES)?.retain_in(..=log_id.index, |_, _| false)?)
             })
@@ -674,7 +655,7 @@ fn read_snapshot(file: &File) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 fn write_snapshot(file: &File, snapshot: &[u8]) -> Result<(), StoreError> {
-    file.write(Durability::Immediate, |transaction| {
+    file.write(|transaction| {
         transaction.open_table(META)?.insert("snapshot", snapshot)?;
         Ok(())
     })
