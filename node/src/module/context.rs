@@ -67,6 +67,13 @@ impl Context {
         Self { module, channel, tasks, ownership }
     }
 
+    /// A context outside of any node; of use in a module's own tests. Its channel knows no service, its epoch stays zero,
+    /// nobody runs its hooks, and its tasks run for as long as they like.
+    #[must_use]
+    pub fn detached(module: ModuleName) -> Self {
+        Self::new(module, Channel::new(Arc::default()), Tasks::default(), Ownership::default())
+    }
+
     /// The epoch at which this instance serves: the fencing token of its module. It grows with each change of the owner,
     /// and is never used again. A store that refuses writes with a lower epoch than one that it has seen can't be written
     /// to by an owner that was replaced, and has yet to hear of it. Zero before the instance has served.

@@ -24,6 +24,7 @@ mod nodes;
 mod proxies;
 mod remote;
 mod report;
+mod shop;
 mod state;
 
 use std::{env, fs, path::PathBuf, str::FromStr, time::Duration};
@@ -60,8 +61,13 @@ fn main() {
             "--rounds" => plan.rounds = number(words.next()),
             "--seconds" => plan.time = Duration::from_secs(number(words.next())),
             "--connections" => plan.connections = number(words.next()),
-            "--serve" => return remote::serve(&words.next().expect("--serve takes a kind of server")),
-            "remote" | "hop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => parts.push(word),
+            "--serve" => {
+                let what = words.next().expect("--serve takes what to serve");
+                return if what.contains(' ') { shop::serve(&what) } else { remote::serve(&what) };
+            }
+            "remote" | "hop" | "shop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => {
+                parts.push(word)
+            }
             "--moves" => plan.moves = number(words.next()),
             "--load" => {
                 let load = words.next().unwrap_or_default();
@@ -69,7 +75,7 @@ fn main() {
                 plan.loads.push((number(Some(bytes.to_owned())), number(Some(in_flight.to_owned()))));
             }
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
-            _ => panic!("`{word}` is no part of this: remote, hop, move, state, drain, new, crash, idle, many"),
+            _ => panic!("`{word}` is no part of this: remote, hop, shop, move, state, drain, new, crash, idle, many"),
         }
     }
     if plan.loads.is_empty() {
@@ -86,6 +92,9 @@ fn main() {
     }
     if wanted("hop") {
         hop::run(&plan, &mut report);
+    }
+    if wanted("shop") {
+        shop::run(&plan, &mut report);
     }
     if wanted("move") {
         moves::run(&mut report);

@@ -1,0 +1,323 @@
+//! The shop three ways at equal load: one process, three nodes, and as many microservices as it has modules on the way of
+//! an order.
+//!
+//! ```text
+//! clients ─▶ one process: ten modules that call each other
+//! clients ─▶ three nodes, on which the cluster has placed the modules
+//! clients ─▶ cart, checkout ─▶ catalog, shipping, pricing, payment, orders: a stock tonic server each
+//! ```
+//!
+//! The microservices are the very services of the modules, built without a node, with handles over stock tonic channels in
+//! place of the modules that they call.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    future::pending,
+    io::{BufRead as _, BufReader},
+    iter,
+    net::{Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use outpost::{Config, Context, Handle, ModuleName, Sources, State};
+use outpost_proto::admin::v1::{Cluster, admin_client::AdminClient};
+use outpost_tests::measure::{Loaded, Process, connect, cpu_of, drive, median, runtime};
+use shop::v1::{
+    Address, Card, CartAddRequest, PlaceOrderRequest, cart_client::CartClient, checkout_client::CheckoutClient,
+};
+use tokio::{net::TcpListener, time::sleep};
+use tonic::{
+    body::Body,
+    server::NamedService,
+    transport::{Channel, Server, server::TcpIncoming},
+};
+
+use crate::{
+    Plan,
+    nodes::{ready, until},
+    report::{Cell, Report, hundredths, tenths, whole},
+};
+
+/// Buyers who order again and again, each as soon as the last order has arrived.
+const BUYERS: usize = 32;
+/// How long a new cluster gets to spread its modules.
+const SPREADING: Duration = Duration::from_secs(10);
+
+/// Serves the shop or a part of it, and tells on its standard output where: the ingress, and what else there is.
+/// `what` is `node NAME SEED`, the seed being `-` for the first; or `service NAME` and, for each service that it calls,
+/// `NAME=ADDRESS`.
+pub(crate) fn serve(what: &str) {
+    let words: Vec<String> = what.split(' ').map(ToOwned::to_owned).collect();
+    runtime(2).block_on(async move {
+        match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["node", name, seed] => node(name, seed).await,
+            ["service", name, others @ ..] => service(name, others).await,
+            _ => panic!("`{what}` is nothing to serve"),
+        }
+    });
+}
+
+async fn node(name: &str, seed: &str) {
+    let mut sources = Sources::on_free_ports().set("node.name", name).set("log.filter", "warn");
+    if seed != "-" {
+        sources = sources.set("cluster.seeds", &format!("[\"{seed}\"]"));
+    }
+    let node = shop::app().start(&sources).await.expect("the shop starts");
+    let admin = node.admin_address().expect("it is on");
+    println!("{} {} {admin}", node.ingress_address(), node.cluster_address());
+    pending::<()>().await;
+}
+
+async fn service(name: &str, others: &[&str]) {
+    let others: BTreeMap<&str, &str> =
+        others.iter().map(|other| other.split_once('=').expect("NAME=ADDRESS")).collect();
+    let channel = async |name: &str| connect(others[name]).await;
+    let context = || Context::detached(ModuleName::parse(name).expect("a module's name"));
+    match name {
+        "catalog" => listen(shop::catalog::new().await.expect("it is built")).await,
+        "pricing" => listen(shop::pricing::new(Config::new(Default::default())).await.expect("it is built")).await,
+        "shipping" => {
+            let (config, state) = (Config::new(Default::default()), State::new(Default::default()));
+            listen(shop::shipping::new(context(), config, state).await.expect("it is built")).await;
+        }
+        "payment" => {
+            let (config, state) = (Config::new(Default::default()), State::new(Default::default()));
+            listen(shop::payment::new(context(), config, state).await.expect("it is built")).await;
+        }
+        "orders" => {
+            let (config, state) = (Config::new(Default::default()), State::new(Default::default()));
+            listen(shop::orders::new(context(), config, state).await.expect("it is built")).await;
+        }
+        "cart" => {
+            let (config, state) = (Config::new(Default::default()), State::new(Default::default()));
+            let catalog = Handle::over(channel("catalog").await);
+            listen(shop::cart::new(config, state, catalog).await.expect("it is built")).await;
+        }
+        "checkout" => {
+            let checkout = shop::checkout::new(
+                context(),
+                Handle::over(channel("cart").await),
+                Handle::over(channel("catalog").await),
+                Handle::over(channel("shipping").await),
+                Handle::over(channel("pricing").await),
+                Handle::over(channel("payment").await),
+                Handle::over(channel("orders").await),
+            );
+            listen(checkout.await.expect("it is built")).await;
+        }
+        _ => panic!("`{name}` is no service of an order"),
+    }
+}
+
+/// Serves a service as tonic's own examples do.
+async fn listen<S>(service: S)
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    println!("{}", listener.local_addr().expect("it is bound"));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder().add_service(service).serve_with_incoming(incoming).await.expect("it serves");
+}
+
+/// A process of this program, and what it says of itself.
+fn start(what: &str) -> (Process, Vec<SocketAddr>) {
+    let program = env::current_exe().expect("this program");
+    let mut process = Process::start(Command::new(program).args(["--serve", what]).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(process.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("addresses");
+    (process, line.split_whitespace().map(|address| address.parse().expect("an address")).collect())
+}
+
+/// A shop that runs.
+struct Shop {
+    name: &'static str,
+    processes: Vec<Process>,
+    /// Of each buyer.
+    buyers: Vec<Buyer>,
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone)]
+struct Buyer {
+    name: String,
+    cart: CartClient<Channel>,
+    checkout: CheckoutClient<Channel>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    loaded: Loaded,
+    /// Orders per second of CPU time of all servers.
+    a_cpu_second: f64,
+    /// Of all servers together, in MiB.
+    resident: f64,
+}
+
+impl Shop {
+    /// `ways` are the addresses of cart and checkout, of which each buyer uses one pair.
+    async fn new(name: &'static str, processes: Vec<Process>, ways: &[(SocketAddr, SocketAddr)]) -> Self {
+        let mut channels = Vec::new();
+        for (cart, checkout) in ways {
+            channels.push((connect(cart).await, connect(checkout).await));
+        }
+        let buyer = |number: usize| {
+            let (cart, checkout) = channels[number % channels.len()].clone();
+            Buyer {
+                name: format!("buyer-{number}"),
+                cart: CartClient::new(cart),
+                checkout: CheckoutClient::new(checkout),
+            }
+        };
+        Self { name, processes, buyers: (0..BUYERS).map(buyer).collect(), samples: Vec::new() }
+    }
+
+    async fn one_process() -> Self {
+        let (process, addresses) = start("node one -");
+        served(addresses[2], 1).await;
+        Self::new("one process", vec![process], &[(addresses[0], addresses[0])]).await
+    }
+
+    async fn three_nodes() -> Self {
+        let (first, addresses) = start("node node-1 -");
+        let (mut processes, mut ingresses) = (vec![first], vec![addresses[0]]);
+        for name in ["node-2", "node-3"] {
+            let (process, its) = start(&format!("node {name} {}", addresses[1]));
+            processes.push(process);
+            ingresses.push(its[0]);
+        }
+        served(addresses[2], 3).await;
+        let ways: Vec<_> = ingresses.into_iter().map(|ingress| (ingress, ingress)).collect();
+        Self::new("three nodes", processes, &ways).await
+    }
+
+    async fn microservices() -> Self {
+        let mut started: BTreeMap<&str, (Process, SocketAddr)> = BTreeMap::new();
+        let calls: [(&str, &[&str]); 7] = [
+            ("catalog", &[]),
+            ("pricing", &[]),
+            ("shipping", &[]),
+            ("payment", &[]),
+            ("orders", &[]),
+            ("cart", &["catalog"]),
+            ("checkout", &["cart", "catalog", "shipping", "pricing", "payment", "orders"]),
+        ];
+        for (name, others) in calls {
+            let others: Vec<String> = others.iter().map(|other| format!(" {other}={}", started[other].1)).collect();
+            let (process, addresses) = start(&format!("service {name}{}", others.concat()));
+            started.insert(name, (process, addresses[0]));
+        }
+        let way = (started["cart"].1, started["checkout"].1);
+        let processes = started.into_values().map(|(process, _)| process).collect();
+        Self::new("seven microservices (stock tonic)", processes, &[way]).await
+    }
+
+    async fn sample(&mut self, time: Duration) {
+        let pids: Vec<u32> = self.processes.iter().map(|process| process.0.id()).collect();
+        let cpu = || pids.iter().map(|pid| cpu_of(*pid)).sum::<Duration>();
+        let before = cpu();
+        let loaded = drive(BUYERS, time, |which| self.buyers[which].clone().buy()).await;
+        let spent = (cpu() - before).as_secs_f64();
+        let resident = self.processes.iter().map(|process| process.resident_kib() as f64 / 1024.0).sum();
+        self.samples.push(Sample { loaded, a_cpu_second: f64::from(loaded.calls) / spent, resident });
+    }
+}
+
+impl Buyer {
+    /// Puts two things into the cart, and orders them: 3 calls from outside, which make 11 between modules.
+    async fn buy(mut self) {
+        for product_id in ["mug", "kettle"] {
+            let request = CartAddRequest { user_id: self.name.clone(), product_id: product_id.into(), quantity: 1 };
+            self.cart.add(request).await.expect("it is added");
+        }
+        let order = PlaceOrderRequest {
+            user_id: self.name.clone(),
+            currency_code: "EUR".into(),
+            address: Some(Address {
+                recipient: "Ada".into(),
+                street: "Invalidenstr. 1".into(),
+                city: "Berlin".into(),
+                postcode: "10115".into(),
+                country_code: "DE".into(),
+            }),
+            card: Some(Card { number: "4111 1111 1111 1111".into(), expiry_month: 12, expiry_year: 2099 }),
+            idempotency_key: None,
+        };
+        self.checkout.place_order(order).await.expect("it is ordered");
+    }
+}
+
+/// Waits until as many nodes are there, each with modules, all of which are served.
+async fn served(admin: SocketAddr, nodes: usize) {
+    let admin = AdminClient::new(connect(admin).await);
+    let all = |view: &Cluster| {
+        let hosts: BTreeSet<&str> =
+            view.modules.iter().flat_map(|module| &module.hosts).map(|host| host.node.as_str()).collect();
+        let served = view.modules.iter().all(|module| module.state == "serving" && module.movement.is_none());
+        ready(view) == nodes && hosts.len() == nodes && served
+    };
+    until(&admin, "the shop on all of its nodes", all).await;
+    // The cluster spreads modules a few at a time.
+    sleep(SPREADING).await;
+    until(&admin, "the shop on all of its nodes", all).await;
+}
+
+pub(crate) fn run(plan: &Plan, report: &mut Report) {
+    report.part("shop", "the shop three ways");
+    runtime(1).block_on(async {
+        let mut shops = [Shop::microservices().await, Shop::one_process().await, Shop::three_nodes().await];
+        for shop in &mut shops {
+            shop.sample(Duration::from_secs(1)).await;
+            shop.samples.clear();
+        }
+        for round in 0..plan.rounds {
+            // Who comes first changes each round.
+            for index in (0..shops.len()).map(|index| (index + round) % 3) {
+                shops[index].sample(plan.time).await;
+            }
+        }
+        table(&shops, report);
+    });
+}
+
+/// A number of a sample.
+type Part = fn(&Sample) -> f64;
+
+fn table(shops: &[Shop], report: &mut Report) {
+    let middle = |shop: &Shop, part: Part| median(shop.samples.iter().map(part));
+    // Of the rounds' ratios, not of the medians: what disturbs a round disturbs all of it.
+    let ratio = |shop: &Shop, part: Part| {
+        median(iter::zip(&shop.samples, &shops[0].samples).map(|(this, other)| part(this) / part(other)))
+    };
+    let rows = shops.iter().map(|shop| {
+        vec![
+            Cell::from(shop.name),
+            whole(shop.processes.len() as f64),
+            whole(middle(shop, |sample| sample.loaded.rate)),
+            whole(middle(shop, |sample| sample.a_cpu_second)),
+            hundredths(ratio(shop, |sample| sample.a_cpu_second)),
+            tenths(middle(shop, |sample| sample.loaded.p50 / 1e3)),
+            tenths(middle(shop, |sample| sample.loaded.p99 / 1e3)),
+            whole(middle(shop, |sample| sample.resident)),
+        ]
+    });
+    let columns = [
+        "shop",
+        "processes",
+        "orders a second",
+        "orders a CPU second of the servers",
+        "ratio",
+        "p50 of an order, ms",
+        "p99, ms",
+        "memory, MiB",
+    ];
+    report.table(&format!("{BUYERS} buyers; an order is 3 calls from outside"), &columns, rows.collect());
+}
