@@ -32,6 +32,9 @@ mod gather;
 mod handoff;
 mod id;
 mod ingress;
+#[cfg(feature = "measure")]
+#[doc(hidden)]
+pub mod measure;
 mod membership;
 mod module;
 mod net;

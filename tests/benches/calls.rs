@@ -24,7 +24,7 @@ use std::{
 };
 
 use cpu_time::ProcessTime;
-use outpost::{Node, Sources};
+use outpost::{Node, Sources, measure::LeasedGate};
 use outpost_tests::{
     measure::{Echo, Process, ask, connect, echo_app, load, median, runtime},
     v1::{
@@ -145,6 +145,16 @@ fn local(rounds: usize) {
     println!(
         "\nA handle costs {more:.0} ns more than the plain call, and is {cheaper:.0} times cheaper than loopback."
     );
+    let gate = LeasedGate::open();
+    let passing = median((0..rounds).map(|_| {
+        const TIMES: u32 = 10_000_000;
+        let before = ProcessTime::now();
+        for _ in 0..TIMES {
+            assert!(black_box(&gate).pass(), "the gate is open");
+        }
+        before.elapsed().as_nanos() as f64 / f64::from(TIMES)
+    }));
+    println!("Of that, {passing:.1} ns are the gate: to let a call in, to look at the lease twice, to count it out.");
 }
 
 /// A server in a process of its own, for [`ingress`]: prints its address.

@@ -12,8 +12,9 @@
 //! state: the part has been elsewhere in between, even if it is back. But an instance which has the very state that the
 //! record names may serve it, at whatever epoch.
 //!
-//! **While the record names a state, nobody serves.** It is named from the hand-over until the new owner has said that it
-//! is about to serve. Until then the old one has it as well, and may get the part back.
+//! **While the part may be given back, nobody serves.** From the hand-over until the new owner has said that it serves, the
+//! record names the state, and the old one has it as well. Unless the record is active, which it is at once where the new
+//! one has nothing to do first, the old one may get the part back.
 //!
 //! **Only a record opens a gate that was sealed.** An abort is an entry of the log, never the end of some time: where time
 //! runs out, an abort is proposed.

@@ -67,11 +67,13 @@ impl Context {
         Self { module, channel, tasks, ownership }
     }
 
-    /// A context outside of any node; of use in a module's own tests. Its channel knows no service, its epoch stays zero,
-    /// nobody runs its hooks, and its tasks run for as long as they like.
+    /// A context outside of any node; of use in a module's own tests. Its channel knows no service, its epoch is one, nobody
+    /// runs its hooks, and its tasks run for as long as they like.
     #[must_use]
     pub fn detached(module: ModuleName) -> Self {
-        Self::new(module, Channel::new(Arc::default()), Tasks::default(), Ownership::default())
+        let ownership = Ownership::default();
+        ownership.set(Epoch(1));
+        Self::new(module, Channel::new(Arc::default()), Tasks::default(), ownership)
     }
 
     /// The epoch at which this instance serves: the fencing token of its module. It grows with each change of the owner,

@@ -14,8 +14,9 @@
 //! ```
 //!
 //! A hand-over of a part whose state travels names the state that was sealed, by its digest: only who has that state may
-//! serve. The source keeps it until the new owner has said that it serves; if that one is gone before, an `Assign` to
-//! the source gives it the part back with nothing lost.
+//! serve. The source keeps it until the new owner has said that it serves. A new owner that has nothing to do first is
+//! active with the hand-over; one that has is active when it says so, and if it is gone before, an `Assign` to the source
+//! gives it the part back with nothing lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

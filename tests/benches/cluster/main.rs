@@ -21,6 +21,7 @@ mod many;
 mod moves;
 mod new;
 mod nodes;
+mod plots;
 mod proxies;
 mod remote;
 mod report;
@@ -52,11 +53,13 @@ fn main() {
     let mut parts = Vec::new();
     let mut sizes = vec![100];
     let mut json = None;
+    let mut plots = None;
     let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50, loads: Vec::new() };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--bench" => {}
+            "--plots" => plots = Some(PathBuf::from(words.next().expect("--plots takes a folder"))),
             "--json" => json = Some(PathBuf::from(words.next().expect("--json takes a file"))),
             "--rounds" => plan.rounds = number(words.next()),
             "--seconds" => plan.time = Duration::from_secs(number(words.next())),
@@ -119,6 +122,9 @@ fn main() {
     }
     if let Some(path) = json {
         report.write(&path, &facts);
+    }
+    if let Some(folder) = plots {
+        plots::draw(report.found(), &folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     }
 }
 

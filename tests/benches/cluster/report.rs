@@ -89,6 +89,11 @@ impl Report {
         self.found.push(json!({"part": self.part, "says": text}));
     }
 
+    /// All of it.
+    pub(crate) fn found(&self) -> &[Value] {
+        &self.found
+    }
+
     /// Keeps all of it.
     pub(crate) fn write(&self, path: &Path, facts: &[(String, String)]) {
         let machine: Map<String, Value> = facts.iter().map(|(key, fact)| (key.clone(), json!(fact))).collect();
