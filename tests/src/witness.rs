@@ -34,8 +34,6 @@ pub struct Admitted {
     pub at: Instant,
 }
 
-/// The key of metadata in an answer to a request of HTTP.
-pub const OVER_HTTP: &str = "over-http";
 /// The key of the metadata that tells which node has answered.
 pub const SERVED_BY: &str = "served-by";
 /// A thread may be held up between the gate and the book for this long.
@@ -111,12 +109,7 @@ impl Witness {
 impl Kinds for Witness {
     async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
         self.book.execute(&request.get_ref().text);
-        let over_http = request.metadata().contains_key("content-type");
-        let mut response = self.sign(self.obedient.unary(request).await?);
-        if over_http {
-            response.metadata_mut().insert(OVER_HTTP, "yes".parse().expect("ASCII"));
-        }
-        Ok(response)
+        Ok(self.sign(self.obedient.unary(request).await?))
     }
 
     type ServerStreamStream = Answers;

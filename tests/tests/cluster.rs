@@ -14,17 +14,21 @@ use outpost_proto::{
 use outpost_tests::{
     Obedient,
     cluster::{TestCluster, connection, module, nodes, serves, settled},
+    failure,
     load::{Load, Report},
     relay,
     v1::{
-        Ask, Deed, KindsHandle, RelayHandle, kinds_client::KindsClient, kinds_server::KindsServer,
+        Answer, Ask, Deed, KindsHandle, RelayHandle,
+        kinds_client::KindsClient,
+        kinds_server::KindsServer,
         relay_client::RelayClient,
+        relay_server::{Relay, RelayServer},
     },
     wait::within,
-    witness::{self, Book, OVER_HTTP, SERVED_BY},
+    witness::{self, Book, SERVED_BY},
 };
 use tokio::{task::JoinSet, time::Instant};
-use tonic::{Code, IntoRequest as _, Request, Status};
+use tonic::{Code, IntoRequest as _, Request, Response, Status};
 
 /// A cluster whose calls are written down.
 async fn witnessed(setup: outpost_tests::cluster::Setup) -> (TestCluster, Arc<Book>) {
@@ -182,28 +186,46 @@ async fn a_call_that_waits_is_answered_when_the_module_is_back() {
     assert_eq!(book.executed("patient"), 1);
 }
 
+/// Tells whether a request of HTTP has brought the call.
+struct Teller;
+
+#[tonic::async_trait]
+impl Relay for Teller {
+    async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
+        if request.get_ref().deed() == Deed::Fail {
+            return Err(failure());
+        }
+        let text = if request.metadata().contains_key("content-type") { "http" } else { "short" };
+        let mine = request.metadata().get("mine").cloned();
+        let mut response =
+            Response::new(Answer { text: text.into(), payload: request.into_inner().payload, ..Answer::default() });
+        mine.map(|mine| response.metadata_mut().insert("mine", mine));
+        Ok(response)
+    }
+}
+
 #[tokio::test]
 async fn a_handle_s_small_call_to_another_node_goes_without_http() {
-    let (cluster, _) = witnessed(nodes(2)).await;
-    cluster.move_module("kinds", "n2").await;
-    let handle = cluster.handle::<KindsHandle>("n1");
+    let teller = || async { Ok::<_, BoxError>(RelayServer::new(Teller)) };
+    let cluster = nodes(2).start(move |_| App::new("teller", "1.0.0").module("relay", teller)).await;
+    cluster.move_module("relay", "n2").await;
+    let handle = cluster.handle::<RelayHandle>("n1");
     // While the nodes connect, calls take the long way.
-    within("the short way", async { while handle.unary(ask("")).await.unwrap().metadata().contains_key(OVER_HTTP) {} })
-        .await;
+    within("the short way", async { while handle.unary(ask("")).await.unwrap().get_ref().text != "short" {} }).await;
     let mut request = Request::new(Ask { payload: vec![1; 30_000], ..ask("") });
-    request.metadata_mut().insert("echo-mine", "kept".parse().unwrap());
+    request.metadata_mut().insert("mine", "kept".parse().unwrap());
     request.set_timeout(Duration::from_secs(60));
     let answer = handle.unary(request).await.unwrap();
-    assert_eq!(answer.metadata().get(OVER_HTTP), None);
-    assert_eq!(answer.metadata().get("echo-mine").unwrap(), "kept");
-    assert_eq!(answer.metadata().get(SERVED_BY).unwrap(), "n2");
+    assert_eq!((&*answer.get_ref().text, answer.get_ref().payload.len()), ("short", 30_000));
+    assert_eq!(answer.metadata().get("mine").unwrap(), "kept");
     let large = handle.unary(Ask { payload: vec![1; 40_000], ..ask("") }).await.unwrap();
-    assert_eq!((large.metadata().get(OVER_HTTP).is_some(), large.get_ref().payload.len()), (true, 40_000));
+    assert_eq!((&*large.get_ref().text, large.get_ref().payload.len()), ("http", 40_000));
     let failed = handle.unary(asked_to(Deed::Fail)).await.unwrap_err();
     assert_eq!((failed.code(), failed.details()), (Code::Aborted, &[1, 2, 3][..]));
-    // To wherever it goes, and back to where nothing travels.
-    cluster.move_module("kinds", "n1").await;
-    assert_eq!(handle.unary(ask("")).await.unwrap().metadata().get(SERVED_BY).unwrap(), "n1");
+    assert_eq!(failed.metadata().get("why").unwrap(), "because");
+    // A client of the node that does not host it has come by HTTP, and the node passes it on.
+    let passed_on = RelayClient::new(cluster.client("n1")).unary(ask("")).await.unwrap();
+    assert_eq!(passed_on.get_ref().text, "http");
 }
 
 /// A program whose `kinds` refuses every call that has metadata of the framework's.

@@ -107,14 +107,15 @@ pub(super) enum Tried<T> {
 /// # Cancel safety
 /// Dropping the future ends the call at the peer.
 pub(super) async fn call<Req: Message, Res: Message + Default>(
-    slot: &Slot,
+    slot: &Arc<Slot>,
     path: &'static str,
     scope: Scope,
     placed: &Placed,
     request: &Request<Req>,
 ) -> Result<Tried<Res>, Status> {
     let method = slot.deliveries.of(path);
-    let Choice::There(link) = placed.choose(&[]) else { return Ok(Tried::NotRun) };
+    // Where one of the hosts is here, the long way chooses: to choose twice would favour the others.
+    let (None, Choice::There(link)) = (&placed.here, placed.choose(&[])) else { return Ok(Tried::NotRun) };
     let fields = request.metadata().as_ref();
     if !method.unary
         || method.delivery != Delivery::Once
@@ -157,7 +158,10 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
         Some(Err(Unanswered::Broken(error))) => return Err(broken(error)),
     };
     let told = wire::told(slot, link, placed.epoch, 0, response.headers_mut())?;
-    Ok(if told.is_some() { Tried::Other(response) } else { Tried::NotRun })
+    Ok(match told {
+        Some(told) => Tried::Other(wire::answered_elsewhere(slot, path, scope, link, told, response)),
+        None => Tried::NotRun,
+    })
 }
 
 /// A call from another node, inside the gate of its module.
@@ -190,7 +194,8 @@ impl Inside {
             },
             _ => return Err(call),
         };
-        let Some(service) = local.carries() else { return Err(call) };
+        // What is too large for the module's server is refused as that does it.
+        let Some((service, _)) = local.carries().filter(|(_, most)| message.len() <= *most) else { return Err(call) };
         let Ok(fields) = frame::headers(call.fields.clone()) else { return Err(call) };
         // A node that passes a client's call on leaves it where the client has put it.
         let timeout = fields.get(deadline::HEADER).and_then(|timeout| deadline::of(Some(timeout.as_bytes()), None));
@@ -233,24 +238,24 @@ impl Inside {
                 let fits = body.len() <= frame::MOST && frame::fits(&headers);
                 let (headers, trailers) = (frame::fields(&headers), Some(Trailers::Ok(true)));
                 let answer = CarriedAnswer { id, headers, body, trailers, owner: Some(owner), http_status: 0 };
-                return if fits { Ok(answer) } else { Err(large(answer)) };
+                return if fits { Ok(answer) } else { Err(large(answer, slot.clone(), path, scope, pass)) };
             }
             Ok(Err(status)) => {
-                let mut reply = Reply::of(as_from_wire(status));
-                placed::strip(&mut reply.headers);
-                CarriedAnswer { owner: Some(owner), ..frame::answer(id, reply) }
+                CarriedAnswer { owner: Some(owner), ..frame::answer(id, Reply::of(as_from_wire(status))) }
             }
             // Of the framework, not of the module.
             Err(error) => frame::answer(id, Reply::of(error.into())),
         };
         let fits = frame::small_enough(&answer);
-        if fits { Ok(answer) } else { Err(large(answer)) }
+        if fits { Ok(answer) } else { Err(large(answer, slot, path, scope, pass)) }
     }
 }
 
-fn large(answer: CarriedAnswer) -> Box<slot::Response> {
+/// An answer for the caller to fetch.
+fn large(answer: CarriedAnswer, slot: Arc<Slot>, path: &str, scope: Scope, pass: Pass) -> Box<slot::Response> {
     let response = frame::response(answer);
-    Box::new(response.unwrap_or_else(|malformed| Status::internal(malformed.to_string()).into_http()))
+    let response = response.unwrap_or_else(|malformed| Status::internal(malformed.to_string()).into_http());
+    Box::new(wire::answered_here(slot, path, scope, pass, response))
 }
 
 #[cfg(test)]

@@ -181,7 +181,8 @@ impl Local {
     }
 
     /// The service by its messages as they travel, where the trait behind the server is known.
-    pub(super) fn carries(&self) -> Option<&Arc<dyn Carries>> {
+    /// And how large a message may be that it takes.
+    pub(super) fn carries(&self) -> Option<&(Arc<dyn Carries>, usize)> {
         self.direct.as_ref()?.carries.as_ref()
     }
 
@@ -194,7 +195,7 @@ impl Local {
 #[derive(Clone)]
 pub struct Direct {
     local: Arc<dyn Any + Send + Sync>,
-    carries: Option<Arc<dyn Carries>>,
+    carries: Option<(Arc<dyn Carries>, usize)>,
 }
 
 impl Direct {
@@ -204,10 +205,10 @@ impl Direct {
         Self { local: Arc::new(local), carries: None }
     }
 
-    /// The same, for a service that takes messages as they travel too.
+    /// The same, for a service that takes messages as they travel too, up to so many bytes.
     #[must_use]
-    pub fn carrying(self, carries: Arc<dyn Carries>) -> Self {
-        Self { carries: Some(carries), ..self }
+    pub fn carrying(self, carries: Arc<dyn Carries>, most: Option<usize>) -> Self {
+        Self { carries: Some((carries, most.unwrap_or(usize::MAX))), ..self }
     }
 }
 

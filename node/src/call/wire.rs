@@ -97,19 +97,9 @@ pub(crate) async fn serve(
             }
             let of_node = placed::is_of_a_node(response.headers());
             let response = response.map(|body| {
-                let body = Some(body);
-                Body::new(CallBody {
-                    body,
-                    slot,
-                    path,
-                    scope,
-                    from,
-                    timer: None,
-                    begun: false,
-                    _ongoing: ongoing,
-                    pass,
-                    _in_flight: in_flight,
-                })
+                let mut body = CallBody::new(body, slot, path, scope);
+                (body.from, body.pass, body.ongoing, body.in_flight) = (from, pass, Some(ongoing), in_flight);
+                Body::new(body)
             });
             (response, of_node)
         }
@@ -528,12 +518,28 @@ struct CallBody {
     from: Option<(Arc<Link>, Option<Epoch>)>,
     timer: Option<Pin<Box<Sleep>>>,
     begun: bool,
-    _ongoing: Ongoing,
+    ongoing: Option<Ongoing>,
     pass: Option<Pass>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 impl CallBody {
+    fn new(body: Body, slot: Arc<Slot>, path: PathAndQuery, scope: Scope) -> Self {
+        let body = Some(body);
+        Self {
+            body,
+            slot,
+            path,
+            scope,
+            from: None,
+            timer: None,
+            begun: false,
+            ongoing: None,
+            pass: None,
+            in_flight: None,
+        }
+    }
+
     /// Whether a stream that always has a next message has gone on for too long.
     fn late(&mut self) -> bool {
         // The message of a unary call is there when the body is first polled: no need for a clock then.
@@ -630,6 +636,33 @@ impl Drop for CallBody {
     fn drop(&mut self) {
         guard::discard(&self.slot, self.path.path(), self.body.take());
     }
+}
+
+/// An answer of another node to a call that did not come this far by HTTP, as [`serve`] would give it.
+pub(super) fn answered_elsewhere(
+    slot: &Arc<Slot>,
+    path: &'static str,
+    scope: Scope,
+    link: &Arc<Link>,
+    told: Told,
+    response: Response,
+) -> Response {
+    let path = PathAndQuery::from_static(path);
+    response.map(|body| {
+        let mut body = CallBody::new(body, Arc::clone(slot), path, scope);
+        body.from = Some((Arc::clone(link), told.epoch));
+        Body::new(body)
+    })
+}
+
+/// An answer of a module here, which counts only if the module may still answer when it is read.
+pub(super) fn answered_here(slot: Arc<Slot>, path: &str, scope: Scope, pass: Pass, response: Response) -> Response {
+    let path = PathAndQuery::try_from(path).unwrap_or_else(|_| PathAndQuery::from_static("/"));
+    response.map(|body| {
+        let mut body = CallBody::new(body, slot, path, scope);
+        body.pass = Some(pass);
+        Body::new(body)
+    })
 }
 
 /// Any server that a stock tonic `Router` would take.

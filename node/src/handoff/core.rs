@@ -619,6 +619,9 @@ impl Core {
                     let waited_us = u64::try_from((now - *since).as_micros()).unwrap_or(u64::MAX);
                     let change = PartChange::Handover { sealed: Some(sealed.clone()), ready: *ready, waited_us };
                     propose(commands, change, String::new());
+                    // Later, nobody knows whether the target is there still: one that has gone must not be the owner in
+                    // whose place nobody has the state.
+                    *ready = false;
                 }
                 _ if !travels => propose(commands, HAND_OVER, String::new()),
                 Step::Closing | Step::Empty if now - *since >= sealed_for => {

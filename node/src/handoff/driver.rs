@@ -54,6 +54,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// How many events of jobs may wait for the driver.
 const QUEUE: usize = 64;
+/// For how long a target that was ready counts as that.
+const READY: Duration = Duration::from_millis(500);
 /// Calls that were cut off get this long to notice.
 const CUT_OFF: Duration = Duration::from_millis(100);
 /// An instance's tasks get this long to end, even when calls have used up the time.
@@ -598,12 +600,18 @@ impl Driver {
 
     fn propose(&mut self, module: ModuleName, expect: Version, change: PartChange, why: String) {
         let (log, by) = (self.around.log.clone(), self.around.me.node.to_string());
+        // That a target is ready holds for as long as it was there a moment ago.
+        let limit = match change {
+            PartChange::Handover { ready: true, .. } => READY,
+            _ => Duration::MAX,
+        };
         self.jobs.spawn(async move {
             let command = LogCommand::Part { module: module.clone(), expect, change, why };
-            match log.propose(Proposal { at: clock::wall(), by, command }).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(refused)) => tracing::debug!(%module, %refused, "the placement has moved on"),
-                Err(error) => tracing::warn!(%module, %error, "the placement log did not take a change"),
+            match timeout(limit, log.propose(Proposal { at: clock::wall(), by, command })).await {
+                Ok(Ok(Ok(_))) => {}
+                Ok(Ok(Err(refused))) => tracing::debug!(%module, %refused, "the placement has moved on"),
+                Ok(Err(error)) => tracing::warn!(%module, %error, "the placement log did not take a change"),
+                Err(_) => tracing::debug!(%module, "the placement log takes long; the target is not taken for ready"),
             }
             Done::Asked { module }
         });

@@ -5,21 +5,22 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{FutureExt as _, future::BoxFuture, poll};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::StatusCode;
 use outpost_proto::cluster::v1::{
     CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response, link_server::Link,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::coop::consume_budget,
+    task::{coop::consume_budget, yield_now},
     time::{Instant, timeout},
 };
 use tokio_stream::Stream;
@@ -38,8 +39,10 @@ const MOST_RUNNING: usize = 4096;
 const QUEUE: usize = 1024;
 /// A call that computes for so long before it first waits holds up those behind it: ...
 const SLOW: Duration = Duration::from_micros(100);
-/// ... as many calls of its method do not.
-const SPARED: u32 = 1024;
+/// ... as many calls of its method do not, for each time that.
+const SPARED: u64 = 1024;
+/// How many methods are kept in mind for that.
+const MOST_SLOW: usize = 1024;
 /// How long an answer waits to be fetched.
 const KEEP: Duration = Duration::from_secs(10);
 
@@ -115,7 +118,7 @@ impl Link for Carried {
     async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
         let (to, answers) = mpsc::channel(QUEUE);
         let serving = serve(request.into_inner(), Arc::clone(&self.front), to).boxed();
-        Ok(Response::new(Answers { answers, serving: Some(serving) }))
+        Ok(Response::new(Answers { answers, serving: Some(serving), polled: false }))
     }
 }
 
@@ -124,6 +127,8 @@ pub(crate) struct Answers {
     answers: mpsc::Receiver<CarryResponse>,
     /// Reads calls, and runs those that do not wait: here, so that their answers are where they are sent from.
     serving: Option<BoxFuture<'static, ()>>,
+    /// It was polled, and what it has answered is not on its way yet.
+    polled: bool,
 }
 
 impl Stream for Answers {
@@ -131,16 +136,21 @@ impl Stream for Answers {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        // What is there goes out first.
-        if let Poll::Ready(answer) = this.answers.poll_recv(cx) {
-            return Poll::Ready(answer.map(Ok));
+        loop {
+            // What is there goes out before more is read: where nothing is ready, the connection sends what it has.
+            if let Poll::Ready(answer) = this.answers.poll_recv(cx) {
+                return Poll::Ready(answer.map(Ok));
+            }
+            if std::mem::replace(&mut this.polled, true) {
+                this.polled = false;
+                return Poll::Pending;
+            }
+            if let Some(serving) = &mut this.serving
+                && serving.as_mut().poll(cx).is_ready()
+            {
+                this.serving = None;
+            }
         }
-        if let Some(serving) = &mut this.serving
-            && serving.as_mut().poll(cx).is_ready()
-        {
-            this.serving = None;
-        }
-        this.answers.poll_recv(cx).map(|answer| answer.map(Ok))
     }
 }
 
@@ -163,9 +173,7 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
         consume_budget().await;
         while let Some((id, ended)) = running.join_next().now_or_never().flatten() {
             if ended.is_err_and(|error| error.is_panic()) {
-                // A module's was caught before. With the end of the stream its caller hears that nobody knows.
-                tracing::error!(call = id, "a call that another node carried here panicked");
-                return;
+                return panicked(id);
             }
         }
         if !open && running.is_empty() {
@@ -181,9 +189,20 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
                     let slow = quick.is_slow(&call.path);
                     let path = call.path.clone();
                     let mut call = Box::pin(run(call, Arc::clone(&front), to.clone()));
-                    // A task is for calls that wait for something.
-                    if slow || quick.begin(path, call.as_mut()).await.is_pending() {
+                    if slow {
                         running.spawn(id, call);
+                        continue;
+                    }
+                    match poll_fn(|cx| Poll::Ready(quick.begin(&path, call.as_mut(), cx))).await {
+                        Ok(Poll::Ready(())) => {}
+                        // A task is for calls that wait for something.
+                        Ok(Poll::Pending) => {
+                            running.spawn(id, call);
+                        }
+                        Err(_) => return panicked(id),
+                    }
+                    if quick.is_full() {
+                        yield_now().await;
                     }
                 }
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Cancelled(id)) })) => {
@@ -199,35 +218,66 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
     }
 }
 
+/// A module's panic was caught before. With the end of the stream its caller hears that nobody knows.
+fn panicked(call: u64) {
+    tracing::error!(call, "a call that another node carried here panicked");
+}
+
 /// Begins calls where their stream is read, and knows which should not be: as long as one computes, nobody reads on.
 #[derive(Debug, Default)]
 struct Quick {
     /// How many calls of these methods are still to be begun elsewhere.
-    slow: HashMap<Bytes, u32>,
+    slow: HashMap<Box<[u8]>, u64>,
+    /// What calls have taken since what was answered could go out.
+    spent: Duration,
 }
 
 impl Quick {
-    fn is_slow(&mut self, path: &Bytes) -> bool {
+    fn is_slow(&mut self, path: &[u8]) -> bool {
         // Nearly always.
         if self.slow.is_empty() {
             return false;
         }
-        let Some(left) = self.slow.get_mut(path) else { return false };
+        let Some(left) = self.slow.get_mut(method(path)) else { return false };
         *left -= 1;
         if *left == 0 {
-            self.slow.remove(path);
+            self.slow.remove(method(path));
         }
         true
     }
 
-    async fn begin(&mut self, path: Bytes, call: Pin<&mut (impl Future<Output = ()> + Send)>) -> Poll<()> {
+    /// Polls a call for the first time; a panic of its own is an error.
+    fn begin(
+        &mut self,
+        path: &[u8],
+        call: Pin<&mut (impl Future<Output = ()> + Send)>,
+        cx: &mut Context<'_>,
+    ) -> std::thread::Result<Poll<()>> {
         let began = Instant::now();
-        let polled = poll!(call);
-        if began.elapsed() >= SLOW {
-            self.slow.insert(path, SPARED);
+        let polled = catch_unwind(AssertUnwindSafe(|| call.poll(cx)));
+        let took = began.elapsed();
+        self.spent += took;
+        if took >= SLOW && self.slow.len() < MOST_SLOW {
+            // In the long run, such a method costs those behind it as little as any other.
+            let times = u64::try_from(took.as_nanos() / SLOW.as_nanos()).unwrap_or(u64::MAX);
+            self.slow.insert(method(path).into(), times.saturating_mul(SPARED));
         }
         polled
     }
+
+    /// Whether it is time to let answers go out.
+    fn is_full(&mut self) -> bool {
+        let full = self.spent >= SLOW;
+        if full {
+            self.spent = Duration::ZERO;
+        }
+        full
+    }
+}
+
+/// The path of a method, without what a client may have put behind it.
+fn method(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
 async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
@@ -275,6 +325,7 @@ mod tests {
         net::{Ipv4Addr, SocketAddr},
     };
 
+    use bytes::Bytes;
     use http::HeaderValue;
     use http_body_util::{BodyExt as _, Full};
     use outpost_proto::cluster::v1::link_server::LinkServer;

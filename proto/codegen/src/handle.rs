@@ -299,7 +299,12 @@ impl Method {
 fn reach(names: &Names, carried: bool) -> Vec<Item> {
     let Names { server, service_trait, handle_mod, service, descriptors, .. } = names;
     let carrying = carried.then(|| {
-        quote! { .carrying(std::sync::Arc::new(OutpostLocal(std::sync::Arc::clone(&self.inner)))) }
+        quote! {
+            .carrying(
+                std::sync::Arc::new(OutpostLocal(std::sync::Arc::clone(&self.inner))),
+                self.max_decoding_message_size,
+            )
+        }
     });
     vec![parse_quote! {
         impl<T: #service_trait> ::outpost::codegen::Reach for #server<T> {

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! **Invariant:** votes, entries and snapshots are on disk before anybody hears of them, and in the order in which they
-//! were given: each write is awaited before the next one begins. How far the entries are committed is not written: after a
-//! start the leader says so, and until then the state is as old as the last snapshot.
+//! were given: each write is awaited before the next one begins. How far they are committed is written with the next
+//! entry only; after a start, the leader says it again.
 //!
 //! **Invariant:** an error of the disk is never retried. It ends the log, and with it the process.
 
@@ -152,6 +152,8 @@ pub(crate) struct Elected {
 #[derive(Clone)]
 pub(crate) struct Store {
     file: Arc<File>,
+    /// How far entries are known to be committed in this process.
+    committed: Arc<Mutex<Option<LogId<RaftId>>>>,
 }
 
 struct File {
@@ -182,7 +184,7 @@ impl Store {
             Some(dir) => File::open(dir)?,
         };
         let place = file.place.clone();
-        let store = Self { file: Arc::new(file) };
+        let store = Self { file: Arc::new(file), committed: Arc::default() };
         let format: Option<u32> = store.file.get("format")?;
         match format {
             None => store.file.write(|transaction| {
@@ -450,12 +452,27 @@ impl RaftLogStorage<Types> for Store {
         self.run(|file| file.get("vote")).await.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
     }
 
+    // Written with the next entry, for nothing: after a start, the state is as old as that until a leader is heard.
+    async fn save_committed(&mut self, committed: Option<LogId<RaftId>>) -> Stored<()> {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Stored<Option<LogId<RaftId>>> {
+        let known = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some(committed) => Ok(Some(committed)),
+            None => self.run(|file| file.get("committed")).await.map_err(reading),
+        }
+    }
+
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Stored<()>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry<Types>> = entries.into_iter().collect();
+        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         let appended = self
             .run(move |file| {
                 file.write(|transaction| {
@@ -463,7 +480,8 @@ impl RaftLogStorage<Types> for Store {
                     for entry in &entries {
                         table.insert(entry.log_id.index, serde_json::to_vec(entry)?.as_slice())?;
                     }
-                    Ok(())
+                    drop(table);
+                    committed.map_or(Ok(()), |committed| put(transaction, "committed", &committed))
                 })
             })
             .await;

@@ -104,7 +104,11 @@ impl Step<'_, '_> {
                 self.wait_for(owner, moving.as_ref());
             }
             Hosting::Exclusive { moving: Some(moving), .. } => self.moving(moving),
-            Hosting::Exclusive { owner, moving: None, .. } => self.at_rest(owner, part.is_settled()),
+            Hosting::Exclusive { owner, active, moving: None, seal } => {
+                // One that was to serve at once, and can't, does not.
+                let serves = *active && (seal.is_none() || !self.survey.failed(self.module, &owner.node));
+                self.at_rest(owner, serves);
+            }
         }
     }
 
@@ -163,7 +167,7 @@ impl Step<'_, '_> {
     }
 
     /// The owner serves, or is about to.
-    fn at_rest(&mut self, owner: &Incarnation, settled: bool) {
+    fn at_rest(&mut self, owner: &Incarnation, serves: bool) {
         let objection = self.objection(&owner.node);
         let Some(to) = self.target() else {
             let objection = objection.unwrap_or_else(|| "its rules are not met".to_owned());
@@ -178,7 +182,7 @@ impl Step<'_, '_> {
             None => format!("it belongs on {}", to.node),
         };
         if to.node != owner.node {
-            match (settled, failed) {
+            match (serves, failed) {
                 (true, _) => {
                     self.change(PartChange::BeginMove { to, chosen: false }, format!("{}: {objection}", owner.node))
                 }
