@@ -301,7 +301,7 @@ impl Admin for Operators {
         let (module, declared) = self.module(&state, &module)?;
         let node = self.node(&state, &node)?;
         let problem = |problem: String| AdminError::CannotMove { module: module.clone(), node: node.clone(), problem };
-        let Some(Part { version, hosting, .. }) = state.parts.get(&module) else {
+        let Some(part @ Part { version, hosting, .. }) = state.parts.get(&module) else {
             return Err(problem("it is not placed yet; `outpost why` tells the reason".to_owned()).into());
         };
         if let Some(expected) = check_index
@@ -309,7 +309,7 @@ impl Admin for Operators {
         {
             return Err(AdminError::ModuleChanged { module, expected, current: *version }.into());
         }
-        let Hosting::Exclusive { owner, active, moving, .. } = hosting else {
+        let Hosting::Exclusive { owner, moving, .. } = hosting else {
             let text =
                 "several nodes host it at a time; use `outpost scale`, or `outpost apply` with rules for its hosts";
             return Err(problem(text.to_owned()).into());
@@ -325,7 +325,7 @@ impl Admin for Operators {
         if owner.node == node {
             return Ok(self.unchanged(&state));
         }
-        if !active {
+        if !part.is_settled() {
             return Err(problem(format!("{} has not begun to serve it yet; try again", owner.node)).into());
         }
         if declared.state == StateClass::Fixed && !lose_state {

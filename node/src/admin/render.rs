@@ -161,14 +161,13 @@ fn hosts(module: &ModuleName, part: &Part, members: &Members) -> Vec<proto::Modu
     let hosts = part.hosts().into_iter().map(|node| {
         let member = members.get(node);
         let hosted = member.filter(|member| member.alive).and_then(|member| member.hosting.get(module));
-        let active = matches!(part.hosting, Hosting::Exclusive { active: true, .. });
         let state = match hosted.map(|hosted| hosted.state) {
             Some(Instance::Starting) => "starting",
             Some(Instance::Failed) => "failed",
             Some(Instance::Serving) => "serving",
             Some(Instance::Draining) => "draining",
             // Gossip is late; the record says that it serves.
-            Some(Instance::Ready) | None if active && member.is_some_and(|member| member.alive) => "serving",
+            Some(Instance::Ready) | None if part.is_settled() && member.is_some_and(|member| member.alive) => "serving",
             Some(Instance::Ready) => "ready",
             None => "unknown",
         };
@@ -217,8 +216,8 @@ fn module_state(part: Option<&Part>, hosts: &[proto::ModuleHost], wanted: usize,
     match &part.hosting {
         Hosting::Exclusive { moving: Some(_), .. } => "moving",
         Hosting::Exclusive { owner, .. } if members.get(&owner.node).is_none_or(|member| !member.alive) => "degraded",
-        Hosting::Exclusive { active: true, .. } => "serving",
-        Hosting::Exclusive { active: false, .. } => "starting",
+        Hosting::Exclusive { .. } if part.is_settled() => "serving",
+        Hosting::Exclusive { .. } => "starting",
         Hosting::Replicated { hosts: none } if none.is_empty() => "unplaced",
         Hosting::Replicated { .. } => {
             let serving = hosts.iter().filter(|host| host.state == "serving").count();

@@ -503,7 +503,8 @@ impl State {
             (PartChange::BeginMove { .. }, Some(moving)) => {
                 return Err(phase(&format!("it is on its way to {} already", moving.to.node)));
             }
-            (PartChange::BeginMove { .. }, None) if !active => {
+            // An owner that is active at once need not have opened yet: it may have no lease.
+            (PartChange::BeginMove { .. }, None) if !active || seal.is_some() => {
                 return Err(phase(&format!("{} has not begun to serve it yet", owner.node)));
             }
             (PartChange::BeginMove { to, .. }, None) if *to == owner => {
@@ -610,7 +611,7 @@ impl Part {
         }
     }
 
-    /// Whether its owner has said that it serves, so that nobody keeps its state any more.
+    /// Whether its owner has said that it serves, so that nobody keeps its state any more: then it may move again.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.hosting, Hosting::Exclusive { active: true, seal: None, .. })
     }

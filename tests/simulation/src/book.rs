@@ -245,8 +245,11 @@ pub fn applied(node: &str, placement: &Placement) {
                     violated(book, "I1", text);
                 }
             }
-            let before = book.truth.get(module).and_then(|newest| newest.sealed_by.as_ref());
-            // Who handed a state over has it still, and loses nothing when it gets the part back.
+            tracing::info!(module, ?record, "a record has changed");
+            // Who handed a state over has it still, and loses nothing when it gets the part back; unless somebody may have
+            // served what that one has not.
+            let before = book.truth.get(module).filter(|newest| !newest.active);
+            let before = before.and_then(|newest| newest.sealed_by.as_ref());
             let kept = record.sealed_by.is_some() || (before.is_some() && before == record.owner.as_ref());
             book.lists.taken_over(module, record.fence, record.epoch == record.fence && kept);
             let Some(newest) = book.truth.get(module).cloned() else {

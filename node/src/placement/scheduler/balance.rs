@@ -49,7 +49,10 @@ pub(super) fn balance(survey: &Survey<'_>, targets: &Targets<'_>, plan: &mut Pla
 /// The node that a part could be moved from, if nothing but its load counts.
 fn movable_from<'a>(survey: &Survey<'a>, targets: &Targets<'_>, module: &ModuleName) -> Option<&'a NodeId> {
     let part = survey.part(module)?;
-    let Part { hosting: Hosting::Exclusive { owner, active: true, moving: None, .. }, chosen: false, .. } = part else {
+    let Part {
+        hosting: Hosting::Exclusive { owner, active: true, moving: None, seal: None, .. }, chosen: false, ..
+    } = part
+    else {
         return None;
     };
     let rules = survey.rules.get(module)?;

@@ -104,11 +104,7 @@ impl Step<'_, '_> {
                 self.wait_for(owner, moving.as_ref());
             }
             Hosting::Exclusive { moving: Some(moving), .. } => self.moving(moving),
-            Hosting::Exclusive { owner, active, moving: None, seal } => {
-                // One that was to serve at once, and can't, does not.
-                let serves = *active && (seal.is_none() || !self.survey.failed(self.module, &owner.node));
-                self.at_rest(owner, serves);
-            }
+            Hosting::Exclusive { owner, moving: None, .. } => self.at_rest(owner, part.is_settled()),
         }
     }
 
@@ -167,7 +163,7 @@ impl Step<'_, '_> {
     }
 
     /// The owner serves, or is about to.
-    fn at_rest(&mut self, owner: &Incarnation, serves: bool) {
+    fn at_rest(&mut self, owner: &Incarnation, settled: bool) {
         let objection = self.objection(&owner.node);
         let Some(to) = self.target() else {
             let objection = objection.unwrap_or_else(|| "its rules are not met".to_owned());
@@ -182,7 +178,7 @@ impl Step<'_, '_> {
             None => format!("it belongs on {}", to.node),
         };
         if to.node != owner.node {
-            match (serves, failed) {
+            match (settled, failed) {
                 (true, _) => {
                     self.change(PartChange::BeginMove { to, chosen: false }, format!("{}: {objection}", owner.node))
                 }

@@ -153,7 +153,7 @@ impl Protocol {
 
 /// To whom a move may begin.
 fn may_begin(world: &World, owner: Incarnation) -> impl Iterator<Item = HostId> {
-    let may = world.budget.moves > 0 && world.log.active;
+    let may = world.budget.moves > 0 && world.log.active && world.log.seal.is_none();
     let up = world.hosts.map(|host| host.up);
     (0..HOSTS as HostId).filter(move |to| may && up[index(*to)] && *to != owner.host)
 }
