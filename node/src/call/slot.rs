@@ -102,7 +102,7 @@ impl ModuleFacts {
     }
 
     /// A module of the node's own, which is never waited for.
-    pub(crate) fn built_in() -> Arc<Self> {
+    fn built_in() -> Arc<Self> {
         Self::new(ModuleName::node(), false, Patience { wait: Duration::ZERO, most: 0 }, Arc::default())
     }
 
