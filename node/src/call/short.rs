@@ -223,10 +223,7 @@ impl Inside {
             None => running.await,
             Some(deadline) => Box::pin(deadline::enforce(deadline, running)).await.unwrap_or_else(Err),
         };
-        let counts = |answer| match wire::may_answer(&pass, &slot) {
-            Ok(()) => Ok(answer),
-            Err(refused) => Err(refused),
-        };
+        let counts = |answer| wire::may_answer(&pass, &slot).map(|()| answer);
         let owner = CarriedOwner { epoch: pass.epoch().0, fence: slot.fence().0 };
         let answer = match ended.and_then(counts) {
             Ok(Ok(response)) => {
@@ -234,11 +231,8 @@ impl Inside {
                 if !metadata.is_empty() {
                     without_reserved(&mut metadata, placed::strip);
                 }
-                let headers = metadata.into_headers();
-                let fits = body.len() <= frame::MOST && frame::fits(&headers);
-                let (headers, trailers) = (frame::fields(&headers), Some(Trailers::Ok(true)));
-                let answer = CarriedAnswer { id, headers, body, trailers, owner: Some(owner), http_status: 0 };
-                return if fits { Ok(answer) } else { Err(large(answer, slot.clone(), path, scope, pass)) };
+                let (headers, trailers) = (frame::fields(&metadata.into_headers()), Some(Trailers::Ok(true)));
+                CarriedAnswer { id, headers, body, trailers, owner: Some(owner), http_status: 0 }
             }
             Ok(Err(status)) => {
                 CarriedAnswer { owner: Some(owner), ..frame::answer(id, Reply::of(as_from_wire(status))) }
@@ -246,8 +240,7 @@ impl Inside {
             // Of the framework, not of the module.
             Err(error) => frame::answer(id, Reply::of(error.into())),
         };
-        let fits = frame::small_enough(&answer);
-        if fits { Ok(answer) } else { Err(large(answer, slot, path, scope, pass)) }
+        if frame::small_enough(&answer) { Ok(answer) } else { Err(large(answer, slot, path, scope, pass)) }
     }
 }
 

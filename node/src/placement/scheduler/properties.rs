@@ -233,10 +233,11 @@ fn keeps_its_word(world: &World, plan: &Plan) {
 
 /// Nobody may serve a part that is assigned.
 fn may_be_assigned(facts: &Facts<'_>, part: Option<&Part>, name: &ModuleName) {
+    let settled = part.is_some_and(Part::is_settled);
     match part.map(|part| &part.hosting) {
         None => {}
-        Some(Hosting::Exclusive { owner, active, .. }) => {
-            let failed = !active && facts.nodes.get(&owner.node).is_some_and(|node| node.failed.contains(name));
+        Some(Hosting::Exclusive { owner, .. }) => {
+            let failed = !settled && facts.nodes.get(&owner.node).is_some_and(|node| node.failed.contains(name));
             assert!(failed || facts.has_ended(owner), "{owner} may still serve {name}");
         }
         Some(Hosting::Replicated { hosts }) => {

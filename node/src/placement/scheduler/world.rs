@@ -8,7 +8,7 @@ use crate::{
     placement::{
         document::{Format, parse},
         spec::{Kind, Spec, StateClass},
-        state::{Command, Declared, Hosting, Node, Part, PartChange, Proposal, State},
+        state::{Command, Declared, Hosting, Node, Part, PartChange, Proposal, Sealed, State},
     },
 };
 
@@ -18,6 +18,16 @@ pub(super) fn module(name: &str) -> ModuleName {
 
 pub(super) fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
+}
+
+/// A hand-over without state, or with state to a target that is ready or not: by turns.
+fn handover(version: u64) -> PartChange {
+    let sealed = Sealed { digest: format!("state {version}"), bytes: 1 };
+    PartChange::Handover {
+        sealed: (!version.is_multiple_of(3)).then_some(sealed),
+        ready: version % 3 == 2,
+        waited_us: 0,
+    }
 }
 
 pub(super) fn declared(kind: Kind, stateful: bool) -> Declared {
@@ -181,18 +191,14 @@ impl World {
         for (name, part) in self.state.parts.clone() {
             let failed = |node: &NodeId| self.observed[node].failed.contains(&name);
             let change = match &part.hosting {
-                Hosting::Exclusive { owner, active: false, .. } if self.runs(owner) && !failed(&owner.node) => {
+                Hosting::Exclusive { owner, .. } if !part.is_settled() && self.runs(owner) && !failed(&owner.node) => {
                     Some(PartChange::Activated)
                 }
                 Hosting::Exclusive { owner, active: true, moving: Some(moving), .. } if self.runs(&moving.to) => {
                     if !moving.prepared && !failed(&moving.to.node) {
                         Some(PartChange::Prepared)
                     } else {
-                        (moving.prepared && self.runs(owner)).then_some(PartChange::Handover {
-                            sealed: None,
-                            ready: false,
-                            waited_us: 0,
-                        })
+                        (moving.prepared && self.runs(owner)).then(|| handover(part.version))
                     }
                 }
                 _ => None,
