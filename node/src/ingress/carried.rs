@@ -8,12 +8,15 @@ use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::BoxFuture, task::AtomicWaker};
 use http::StatusCode;
 use outpost_proto::cluster::v1::{
     CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response, link_server::Link,
@@ -118,7 +121,7 @@ impl Link for Carried {
     async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
         let (to, answers) = mpsc::channel(QUEUE);
         let serving = serve(request.into_inner(), Arc::clone(&self.front), to).boxed();
-        Ok(Response::new(Answers { answers, serving: Some(serving), polled: false }))
+        Ok(Response::new(Answers::new(answers, serving)))
     }
 }
 
@@ -129,6 +132,35 @@ pub(crate) struct Answers {
     serving: Option<BoxFuture<'static, ()>>,
     /// It was polled, and what it has answered is not on its way yet.
     polled: bool,
+    /// Rung when it has something to do.
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+/// Knows that it was rung, however often the task that listens was polled for something else meanwhile.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    listener: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.listener.wake();
+    }
+}
+
+impl Answers {
+    fn new(answers: mpsc::Receiver<CarryResponse>, serving: BoxFuture<'static, ()>) -> Self {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        Self { answers, serving: Some(serving), polled: false, bell, waker }
+    }
 }
 
 impl Stream for Answers {
@@ -136,6 +168,7 @@ impl Stream for Answers {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        this.bell.listener.register(cx.waker());
         loop {
             // What is there goes out before more is read: where nothing is ready, the connection sends what it has.
             if let Poll::Ready(answer) = this.answers.poll_recv(cx) {
@@ -143,12 +176,17 @@ impl Stream for Answers {
             }
             if std::mem::replace(&mut this.polled, true) {
                 this.polled = false;
+                // The task may have heard the bell while it waited for room on the connection, and not have come here.
+                if this.bell.rung.load(Ordering::Acquire) {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
-            if let Some(serving) = &mut this.serving
-                && serving.as_mut().poll(cx).is_ready()
-            {
-                this.serving = None;
+            if let Some(serving) = &mut this.serving {
+                this.bell.rung.store(false, Ordering::Release);
+                if serving.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready() {
+                    this.serving = None;
+                }
             }
         }
     }
@@ -323,6 +361,7 @@ mod tests {
     use std::{
         future::pending,
         net::{Ipv4Addr, SocketAddr},
+        sync::atomic::AtomicUsize,
     };
 
     use bytes::Bytes;
@@ -495,5 +534,41 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10), "it waited for the link: {:?}", began.elapsed());
         let ended = call(&peer.link, "Echo", Bytes::new()).await;
         assert!(matches!(ended, Err(Unanswered::NotSent(..) | Unanswered::NotRun(_))), "{ended:?}");
+    }
+
+    /// Counts how often a task is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_that_arrive_while_the_connection_is_full_are_read_once_it_is_not() {
+        let (to, answers) = mpsc::channel(QUEUE);
+        let arrived = Arc::new(tokio::sync::Notify::new());
+        let arrives = Arc::clone(&arrived);
+        let serving = async move {
+            to.send(CarryResponse::default()).await.unwrap();
+            arrives.notified().await;
+            to.send(CarryResponse::default()).await.unwrap();
+            pending().await
+        };
+        let mut answers = Answers::new(answers, serving.boxed());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let cx = &mut Context::from_waker(&waker);
+        assert!(Pin::new(&mut answers).poll_next(cx).is_ready());
+        // The connection has no room: its task wakes up, and does not ask for answers.
+        woken.0.store(0, Ordering::Relaxed);
+        arrived.notify_one();
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 1);
+        // It has some again, and sends what it has first.
+        assert!(Pin::new(&mut answers).poll_next(cx).is_pending());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "nobody would ever read the call");
+        assert!(Pin::new(&mut answers).poll_next(cx).is_ready());
     }
 }
