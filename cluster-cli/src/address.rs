@@ -21,7 +21,7 @@ pub(crate) enum BadAddress {
     Scheme(String),
     #[error("`{0}` is more than an address; leave out what follows the port")]
     Path(String),
-    #[error("the admin API has no TLS; write http:// or nothing")]
+    #[error("write the address of an admin API without https://; a context says whether it asks for certificates")]
     TlsForAdmin,
 }
 

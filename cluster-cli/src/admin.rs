@@ -7,8 +7,8 @@ use outpost_proto::admin::v1::{Cluster, Event, EventsRequest, WatchRequest, admi
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use crate::{
-    address::Address,
-    connect::{self, REQUEST_LIMIT, connect, not_grpc},
+    args::NodeArgs,
+    connect::{self, REQUEST_LIMIT, Target, not_grpc},
     error::CliError,
     status::Answer,
 };
@@ -17,18 +17,21 @@ const WHAT_CLUSTER: &str = "the question what the cluster is";
 
 #[derive(Debug)]
 pub(crate) struct Admin {
-    node: Address,
+    node: Target,
     client: AdminClient<Channel>,
 }
 
 impl Admin {
-    pub(crate) async fn connect(node: &Address) -> Result<Self, CliError> {
-        let channel = connect(node, &connect::From::Node, None).await?;
-        let client = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
-        Ok(Self { node: node.clone(), client })
+    pub(crate) async fn connect(node: &NodeArgs) -> Result<Self, CliError> {
+        Self::at(Target::of(node)?).await
     }
 
-    pub(crate) fn node(&self) -> &Address {
+    pub(crate) async fn at(node: Target) -> Result<Self, CliError> {
+        let client = AdminClient::new(node.connect().await?).max_decoding_message_size(usize::MAX);
+        Ok(Self { node, client })
+    }
+
+    pub(crate) fn target(&self) -> &Target {
         &self.node
     }
 
@@ -65,7 +68,7 @@ impl Admin {
     pub(crate) async fn next(&self, stream: &mut Streaming<Cluster>) -> Result<Cluster, CliError> {
         match within(REQUEST_LIMIT, WHAT_CLUSTER, stream.message()).await? {
             Ok(Some(cluster)) => Ok(cluster),
-            Ok(None) => Err(CliError::NoCluster { address: self.node.clone() }),
+            Ok(None) => Err(CliError::NoCluster { address: self.node.address.clone() }),
             Err(status) => Err(self.error(&status)),
         }
     }
@@ -82,12 +85,12 @@ impl Admin {
     }
 
     pub(crate) fn error(&self, status: &Status) -> CliError {
-        if let Some(unreachable) = not_grpc(&self.node, &connect::From::Node, status) {
+        if let Some(unreachable) = not_grpc(&self.node.address, &connect::From::Node, status) {
             return unreachable.into();
         }
         let answer = Answer::new(status, None);
         match answer.code() {
-            Code::Unimplemented => CliError::NotAdmin { address: self.node.clone(), answer },
+            Code::Unimplemented => CliError::NotAdmin { address: self.node.address.clone(), answer },
             Code::Aborted => CliError::Changed(answer),
             Code::InvalidArgument => CliError::Refused(answer),
             _ => CliError::Answered(answer),

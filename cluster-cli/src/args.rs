@@ -5,6 +5,7 @@ mod change;
 mod dev;
 mod look;
 mod moving;
+mod trust;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) use look::{
     NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
 };
 pub(crate) use moving::{DrainArgs, MoveArgs, MovesArgs};
+pub(crate) use trust::{CaInitArgs, CaIssueArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb};
 
 use crate::{
     address::{Address, node_address},
@@ -123,6 +125,15 @@ pub(crate) enum Verb {
     /// Ctrl-C stops them all. If this process is killed with SIGKILL, its nodes go on.
     #[command(after_help = dev::EXAMPLES)]
     Dev(DevArgs),
+    /// Makes certificates for nodes and operators, where there is no other authority.
+    #[command(subcommand, after_help = trust::CA_EXAMPLES)]
+    Ca(CaVerb),
+    /// Shows the keys that gossip is sealed with, and makes new ones.
+    #[command(subcommand, after_help = trust::KEYRING_EXAMPLES)]
+    Keyring(KeyringVerb),
+    /// Remembers clusters: the address of a node of each, and what to show to it.
+    #[command(subcommand, after_help = trust::CONTEXT_EXAMPLES)]
+    Context(ContextVerb),
     /// Prints a script that completes this tool's command line.
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -143,10 +154,12 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    /// The admin API (`admin.listen`) of any node of the cluster.
-    #[arg(long, env = "OUTPOST_NODE", value_name = "ADDRESS", default_value = "127.0.0.1:7001", global = true)]
-    #[arg(value_parser = node_address)]
-    pub(crate) node: Address,
+    /// The admin API (`admin.listen`) of any node of the cluster; else that of the context, or 127.0.0.1:7001.
+    #[arg(long, env = "OUTPOST_NODE", value_name = "ADDRESS", global = true, value_parser = node_address)]
+    pub(crate) node: Option<Address>,
+    /// The context (see `outpost context`), if it is not the current one; `none` is none.
+    #[arg(long, env = "OUTPOST_CONTEXT", value_name = "NAME", global = true)]
+    pub(crate) context: Option<String>,
 }
 
 /// How to print what has two forms.

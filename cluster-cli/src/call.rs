@@ -24,7 +24,7 @@ use crate::{
     address::Address,
     args::{CallArgs, CallOutput},
     codec::DynamicCodec,
-    connect::{self, connect},
+    connect::{self, Target, connect},
     describe,
     error::CliError,
     json::{self, Splitter},
@@ -61,8 +61,9 @@ async fn server(args: &CallArgs) -> Result<(Address, connect::From), CliError> {
     match &args.address {
         Some(address) => Ok((address.clone().with_tls(tls), connect::From::Address)),
         None => {
-            let node = &args.node.node;
-            Ok((describe::ingress(node).await?.with_tls(tls), connect::From::Ingress(node.clone())))
+            let node = Target::of(&args.node)?;
+            let ingress = describe::ingress(&node).await?;
+            Ok((ingress.with_tls(tls), connect::From::Ingress(node.address)))
         }
     }
 }

@@ -32,7 +32,7 @@ struct Operation {
 
 impl Operation {
     async fn open(node: &NodeArgs) -> Result<Self, CliError> {
-        let admin = Admin::connect(&node.node).await?;
+        let admin = Admin::connect(node).await?;
         let (before, after) = admin.watch().await?;
         Ok(Self { admin, before, after })
     }
@@ -46,7 +46,7 @@ impl Operation {
     }
 
     async fn wait(self, wait: &Wait, began: Instant, limit: Duration) -> Result<Outcome, CliError> {
-        follow(self.admin.node(), self.before, self.after, wait, (began, limit)).await
+        follow(self.admin.target(), self.before, self.after, wait, (began, limit)).await
     }
 
     /// Waits, if that is wanted, and prints what was done.

@@ -1,14 +1,34 @@
 //! Connections to servers.
 
-use std::{error::Error, fs, io, time::Duration};
+use std::{
+    error::Error,
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use hyper_util::rt::TokioIo;
+use outpost_proto::mutual::{self, Credentials, Part};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{self, pki_types::ServerName},
+};
 use tonic::{
     Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use crate::{address::Address, args::TlsArgs, error::CliError};
+use crate::{
+    address::{Address, node_address},
+    args::{NodeArgs, TlsArgs},
+    context::{Contexts, Files},
+    error::CliError,
+};
 
+const USER_AGENT: &str = concat!("outpost/", env!("CARGO_PKG_VERSION"));
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// For the requests that the tool makes on its own; how long a user's call may take, the user says.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +53,121 @@ pub(crate) enum From {
     Ingress(Address),
 }
 
+/// A node's admin API, and what is shown to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    /// Without them, it is plain text.
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Target {
+    /// What the arguments mean, and the context where they say nothing.
+    pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
+        // Who says all of it needs no contexts, not even a home.
+        if args.context.as_deref() == Some("none") {
+            return Ok(Self { address: args.node.clone().unwrap_or_else(default_node), credentials: None });
+        }
+        let contexts = Contexts::load()?;
+        let Some(context) = contexts.choose(args.context.as_deref())? else {
+            return Ok(Self { address: args.node.clone().unwrap_or_else(default_node), credentials: None });
+        };
+        let address = match &args.node {
+            Some(node) => node.clone(),
+            None => node_address(&context.node).map_err(|error| CliError::Refusal(error.to_string()))?,
+        };
+        let credentials = context.files.as_ref().map(credentials).transpose()?.map(Arc::new);
+        Ok(Self { address, credentials })
+    }
+
+    /// Connects, or finds out why not, within 5 seconds.
+    pub(crate) async fn connect(&self) -> Result<Channel, CliError> {
+        let Some(credentials) = &self.credentials else { return connect(&self.address, &From::Node, None).await };
+        let unreachable = |cause: String| {
+            let remedy = match cause.contains("certificate") {
+                true => "`outpost context list` tells what is shown; `outpost ca issue` makes another".to_owned(),
+                false if cause.contains("TLS") => "--context none speaks to a node without certificates".to_owned(),
+                false => remedy(&self.address, &From::Node),
+            };
+            Unreachable { address: self.address.clone(), cause, remedy }
+        };
+        let endpoint = Endpoint::from_shared(self.address.uri())
+            .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+            .map_err(|error| unreachable(cause(&error)))?;
+        let connector = mutually(self.address.clone(), Arc::clone(credentials));
+        let endpoint = endpoint.connect_timeout(CONNECT_LIMIT);
+        let connecting = endpoint.connect_with_connector(connector);
+        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(unreachable(cause(&error)).into()),
+            Err(_) => Err(unreachable(too_slow()).into()),
+        }
+    }
+}
+
+fn default_node() -> Address {
+    node_address("127.0.0.1:7001").expect("it is one")
+}
+
+fn credentials(files: &Files) -> Result<Credentials, CliError> {
+    let read = |path: &PathBuf| fs::read(path).map_err(|error| CliError::File { path: path.clone(), error });
+    let (certificate, key, authorities) = (read(&files.certificate)?, read(&files.key)?, read(&files.authorities)?);
+    #[expect(clippy::disallowed_methods, reason = "certificates are of the wall clock's time")]
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Credentials::from_pem(&certificate, &key, &authorities, now).map_err(|bad| {
+        let path = match bad.part {
+            Part::Certificate => &files.certificate,
+            Part::Key => &files.key,
+            Part::Authorities => &files.authorities,
+        };
+        CliError::Refusal(format!("{}: {}", path.display(), bad.problem))
+    })
+}
+
+/// Connections by TLS on which both sides say who they are.
+fn mutually(
+    address: Address,
+    credentials: Arc<Credentials>,
+) -> impl tower::Service<
+    tonic::codegen::http::Uri,
+    Response = TokioIo<TlsStream<TcpStream>>,
+    Error = io::Error,
+    Future: Send,
+> + Send
++ Clone
++ 'static {
+    tower::service_fn(move |_| {
+        let (address, credentials) = (address.to_string(), Arc::clone(&credentials));
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let ip = stream.peer_addr()?.ip();
+            let connector = TlsConnector::from(Arc::clone(&credentials.client));
+            let stream = connector.connect(ServerName::IpAddress(ip.into()), stream).await.map_err(in_words)?;
+            let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity);
+            let peer = peer.map_err(io::Error::other)?;
+            if peer.node().is_none() {
+                return Err(io::Error::other(format!("{peer} is there, whose certificate is no node's")));
+            }
+            Ok(TokioIo::new(stream))
+        }
+    })
+}
+
+fn in_words(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls @ rustls::Error::InvalidCertificate(_)) => {
+            io::Error::other(format!("its certificate: {}", mutual::told(tls)))
+        }
+        Some(rustls::Error::InvalidMessage(_)) => io::Error::other("it does not speak TLS"),
+        _ => error,
+    }
+}
+
+fn too_slow() -> String {
+    format!("no connection within {}", humantime::format_duration(CONNECT_LIMIT))
+}
+
 /// Connects, or finds out why not, within 5 seconds.
 pub(crate) async fn connect(address: &Address, from: &From, tls: Option<&TlsArgs>) -> Result<Channel, CliError> {
     let unreachable = |cause: String| {
@@ -43,7 +178,7 @@ pub(crate) async fn connect(address: &Address, from: &From, tls: Option<&TlsArgs
         Unreachable { address: address.clone(), cause, remedy }
     };
     let endpoint = Endpoint::from_shared(address.uri())
-        .and_then(|endpoint| endpoint.user_agent(concat!("outpost/", env!("CARGO_PKG_VERSION"))))
+        .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
         .map_err(|error| unreachable(cause(&error)))?;
     let mut endpoint = endpoint.connect_timeout(CONNECT_LIMIT);
     if address.tls {
@@ -53,9 +188,7 @@ pub(crate) async fn connect(address: &Address, from: &From, tls: Option<&TlsArgs
     match tokio::time::timeout(CONNECT_LIMIT, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(unreachable(cause(&error)).into()),
-        Err(_) => {
-            Err(unreachable(format!("no connection within {}", humantime::format_duration(CONNECT_LIMIT))).into())
-        }
+        Err(_) => Err(unreachable(too_slow()).into()),
     }
 }
 
@@ -80,8 +213,8 @@ fn remedy(address: &Address, from: &From) -> String {
         false => "and does it speak gRPC without TLS (else use --tls)?",
     };
     match from {
-        From::Node if !address.is_loopback() => "an admin API listens on loopback only, so run this on the node's \
-             machine, or forward the port and set it with --node"
+        From::Node if !address.is_loopback() => "an admin API without certificates listens on loopback only: name \
+             yours with `outpost context set`, or run this on the node's machine, or forward the port"
             .to_owned(),
         From::Node => {
             "is the application running, and is its admin.listen this address? set another with --node".to_owned()

@@ -12,12 +12,13 @@ use crate::{
     address::Address,
     admin::Admin,
     args::{DataOutput, ModulesArgs, ModulesOutput, StatusArgs},
+    connect::Target,
     error::CliError,
     output::Output,
 };
 
 pub(crate) async fn status(args: &StatusArgs, out: &mut Output) -> Result<(), CliError> {
-    let described = ask(&args.node.node).await?;
+    let described = ask(&Target::of(&args.node)?).await?;
     match args.output {
         DataOutput::Table => out.print(&table(&described)).await,
         DataOutput::Json => {
@@ -30,7 +31,7 @@ pub(crate) async fn status(args: &StatusArgs, out: &mut Output) -> Result<(), Cl
 }
 
 pub(crate) async fn modules(args: &ModulesArgs, out: &mut Output) -> Result<(), CliError> {
-    let described = ask(&args.node.node).await?;
+    let described = ask(&Target::of(&args.node)?).await?;
     match args.output {
         ModulesOutput::Table => out.print(&describe::table(&described.modules, &described.cycles)).await,
         ModulesOutput::Mermaid => out.print(&describe::mermaid(&described.modules)).await,
@@ -39,19 +40,19 @@ pub(crate) async fn modules(args: &ModulesArgs, out: &mut Output) -> Result<(), 
 }
 
 /// The address of a node's ingress, as seen from here.
-pub(crate) async fn ingress(node: &Address) -> Result<Address, CliError> {
+pub(crate) async fn ingress(node: &Target) -> Result<Address, CliError> {
     let Node { ingress, tls, state, .. } = ask(node).await?.node.unwrap_or_default();
     if ingress.is_empty() {
-        return Err(CliError::NoIngress { node: node.clone(), state });
+        return Err(CliError::NoIngress { node: node.address.clone(), state });
     }
     match ingress.parse::<Address>() {
-        Ok(address) => Ok(address.seen_from(node).with_tls(tls)),
-        Err(_) => Err(CliError::BadIngress { node: node.clone(), ingress }),
+        Ok(address) => Ok(address.seen_from(&node.address).with_tls(tls)),
+        Err(_) => Err(CliError::BadIngress { node: node.address.clone(), ingress }),
     }
 }
 
-async fn ask(node: &Address) -> Result<DescribeResponse, CliError> {
-    let admin = Admin::connect(node).await?;
+async fn ask(node: &Target) -> Result<DescribeResponse, CliError> {
+    let admin = Admin::at(node.clone()).await?;
     admin.ask("the question what the node is", admin.client().describe(DescribeRequest {})).await
 }
 

@@ -28,6 +28,7 @@ use child::{Child, News};
 use flags::Flags;
 use fleet::{Action, Event, Fleet};
 use lines::Prefix;
+use outpost_proto::identity::Role;
 use ports::Block;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -39,6 +40,8 @@ use tokio::{
 
 use crate::{
     args::DevArgs,
+    ca::{Authority, BadAuthority, Issued},
+    context::{self, Context, Files, Local},
     error::{CliError, exit},
     output::Output,
     text::{colours, count},
@@ -80,8 +83,10 @@ pub(crate) async fn run(args: &DevArgs, out: &mut Output) -> Result<(), CliError
     let mut signals = Signals::listen().map_err(BadDev::Signals)?;
     let dir = absolute(&args.dir)?;
     let known = known_nodes(&dir);
-    let mut shell = Shell { args, program, dir, is_new: known.is_empty(), ports: Vec::new(), out };
+    let trust = if args.plain { None } else { Some(Trust::open(&dir, &flags::cluster(&args.settings))?) };
+    let mut shell = Shell { args, program, dir, is_new: known.is_empty(), trust, ports: Vec::new(), out };
     shell.find_ports().await?;
+    let _context = shell.context()?;
     shell.print_header(&known).await?;
     let ended = shell.run(&mut signals).await;
     match ended? {
@@ -107,12 +112,39 @@ fn known_nodes(dir: &str) -> Vec<String> {
     names
 }
 
+/// The certificates and keys of the cluster, in a folder beside the nodes' own.
+struct Trust {
+    folder: String,
+    authority: Authority,
+    cluster: String,
+}
+
+impl Trust {
+    fn open(dir: &str, cluster: &str) -> Result<Self, BadAuthority> {
+        const YEARS: u32 = 10 * 365;
+        let folder = format!("{dir}/trust");
+        let path = Path::new(&folder);
+        if !Authority::authorities(path).exists() {
+            Authority::init(path, "outpost.local", YEARS)?;
+        }
+        let authority = Authority::open(path)?;
+        Ok(Self { folder, authority, cluster: cluster.to_owned() })
+    }
+
+    fn issue(&self, role: Role) -> Result<Issued, BadAuthority> {
+        // A cluster that runs for longer is no local one; a restart of a node gives it another.
+        const DAYS: u32 = 90;
+        self.authority.issue(&self.cluster, role, DAYS)
+    }
+}
+
 struct Shell<'a> {
     args: &'a DevArgs,
     program: PathBuf,
     dir: String,
     /// Whether the folder had no nodes at the start: then a cluster begins in it.
     is_new: bool,
+    trust: Option<Trust>,
     /// One block a node.
     ports: Vec<Block>,
     out: &'a mut Output,
@@ -141,6 +173,15 @@ impl Shell<'_> {
         Ok(())
     }
 
+    /// Lets the tool find the cluster, and be believed by it, for as long as this runs.
+    fn context(&self) -> Result<Option<Local>, CliError> {
+        let (Some(trust), Some(first)) = (&self.trust, self.ports.first()) else { return Ok(None) };
+        let issued = trust.issue(Role::Operator("dev".to_owned()))?;
+        let authorities = Authority::authorities(Path::new(&trust.folder));
+        let files = Files { certificate: issued.certificate, key: issued.key, authorities };
+        Ok(Some(Local::begin(Context { node: first.admin().to_string(), files: Some(files) })?))
+    }
+
     async fn print_header(&mut self, known: &[String]) -> Result<(), CliError> {
         let nodes = count(self.ports.len(), "node");
         let state = if self.is_new { "new" } else { "from an earlier run; remove the folder to begin anew" };
@@ -154,8 +195,18 @@ impl Shell<'_> {
         if !others.is_empty() {
             lines.push(format!("note: {} took part earlier and is not started now; see --nodes", others.join(", ")));
         }
-        let node = match self.ports.first() {
-            Some(first) if first.admin().port() != 7001 => format!("export OUTPOST_NODE={}; ", first.admin()),
+        let node = match (&self.trust, self.ports.first()) {
+            (Some(_), _) => {
+                let path = context::path()?;
+                lines.push(format!(
+                    "nodes and operators need certificates, which are in {}/trust; the context `{}` in {} has an operator's",
+                    self.dir,
+                    Local::NAME,
+                    path.display()
+                ));
+                String::new()
+            }
+            (None, Some(first)) if first.admin().port() != 7001 => format!("export OUTPOST_NODE={}; ", first.admin()),
             _ => String::new(),
         };
         lines.push(format!(
@@ -264,11 +315,15 @@ impl Shell<'_> {
         Ok(Ok(()))
     }
 
-    fn program_of(&self, node: usize) -> Result<child::Program, BadDev> {
+    fn program_of(&self, node: usize) -> Result<child::Program, CliError> {
         let data_dir = format!("{}/{}", self.dir, flags::name(node));
         fs::create_dir_all(&data_dir).map_err(|error| BadDev::Folder { path: data_dir.clone().into(), error })?;
+        if let Some(trust) = &self.trust {
+            trust.issue(Role::Node(flags::name(node)))?;
+        }
         let flags = Flags {
             node,
+            trust: self.trust.as_ref().map(|trust| trust.folder.as_str()),
             ports: &self.ports,
             data_dir: &data_dir,
             // Who is added later joins what is there.

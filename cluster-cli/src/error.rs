@@ -3,8 +3,8 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    address::Address, change::document::BadDocument, connect::Unreachable, dev::BadDev, json::BadJson, names::BadName,
-    status::Answer,
+    address::Address, ca::BadAuthority, change::document::BadDocument, connect::Unreachable, context::BadContext,
+    dev::BadDev, json::BadJson, names::BadName, status::Answer,
 };
 
 /// The codes that the tool exits with. Scripts depend on them.
@@ -91,6 +91,13 @@ pub(crate) enum CliError {
     WouldChange,
     #[error("{0}")]
     Dev(#[from] BadDev),
+    #[error("{0}")]
+    Authority(#[from] BadAuthority),
+    #[error("{0}")]
+    Context(#[from] BadContext),
+    /// What the user has set is of no use.
+    #[error("{0}")]
+    Refusal(String),
     #[error("can't read {path}: {error}")]
     File { path: PathBuf, error: io::Error },
     #[error("can't read stdin: {0}")]
@@ -147,6 +154,9 @@ impl CliError {
             | Self::OneMessage { .. }
             | Self::NoMessages { .. }
             | Self::File { .. }
+            | Self::Authority(_)
+            | Self::Context(_)
+            | Self::Refusal(_)
             | Self::Stdin(_) => exit::USAGE,
             Self::Unreachable(_) => exit::UNREACHABLE,
         }

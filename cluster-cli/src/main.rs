@@ -8,6 +8,7 @@
 //!             │    ├─ reflect    the server's descriptors, by server reflection
 //!             │    ├─ json       text to messages, one by one as they come
 //!             │    └─ codec      messages whose types are known only at run time
+//!             ├─ ca, context ────▶ files: certificates, and which cluster is meant
 //!             └─ dev ────────────▶ processes of an application on this machine
 //! ```
 //!
@@ -30,14 +31,18 @@ use crate::{
 mod address;
 mod admin;
 mod args;
+mod ca;
 mod call;
 mod change;
 mod codec;
 mod connect;
+mod context;
 mod describe;
 mod dev;
 mod error;
+mod files;
 mod json;
+mod keyring;
 mod look;
 mod metadata;
 mod names;
@@ -96,6 +101,9 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Forget(args) => change::node::forget(&args, out).await,
         Verb::Voters(args) => change::voters::run(&args, out).await,
         Verb::Call(args) => call::run(&args, out).await,
+        Verb::Ca(verb) => ca::run(&verb, out).await,
+        Verb::Keyring(verb) => keyring::run(&verb, out).await,
+        Verb::Context(verb) => context::run(&verb, out).await,
         Verb::Dev(args) => dev::run(&args, out).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -52,7 +52,13 @@ impl Dev {
         let base = free_base().to_string();
         let args =
             [&["dev", "--dir", &data, "--base-port", &base], args, &["--", &program, "--config", "x.toml"]].concat();
-        let mut child = outpost(&args).env("OUTPOST_NODE", "127.0.0.1:1").stdin(Stdio::piped()).spawn().unwrap();
+        let contexts = dir.path().join("contexts.toml");
+        let mut child = outpost(&args)
+            .env("OUTPOST_NODE", "127.0.0.1:1")
+            .env("OUTPOST_CONTEXTS", contexts)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { _dir: dir, stdin: child.stdin.take().unwrap(), child, lines }
     }

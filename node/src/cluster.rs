@@ -35,7 +35,7 @@ use crate::{
     id::{Incarnation, ModuleName, NodeId},
     ingress::{Front, Server, carried::Carried},
     membership::{Identity, Lifecycle, Load, Member, Members, Membership, Options, Seeds},
-    net::{self, TcpListener},
+    net::TcpListener,
     placement::{
         leader::{self, Leader},
         lease,
@@ -48,6 +48,7 @@ use crate::{
     },
     reflection::Reflection,
     status::StartError,
+    trust::{Acceptor, Seal, Shown, Trust},
 };
 
 /// How long the last words of a node may take.
@@ -85,7 +86,11 @@ pub(crate) struct Joining<'a> {
     pub(crate) application: &'a str,
     pub(crate) version: &'a str,
     pub(crate) declared: BTreeMap<ModuleName, Declared>,
+    /// The cluster's name.
+    pub(crate) cluster: &'a str,
     pub(crate) settings: &'a Settings,
+    pub(crate) trust: Trust,
+    pub(crate) seal: Option<Seal>,
     /// For other nodes.
     pub(crate) listener: TcpListener,
     pub(crate) table: Arc<Table>,
@@ -106,6 +111,8 @@ pub(crate) struct Cluster {
     superseded: watch::Receiver<Option<u64>>,
     limits: Limits,
     server: Server,
+    trust: Trust,
+    seal: Option<Seal>,
     /// Of the listener for other nodes.
     front: Front,
     joined_at: u64,
@@ -152,7 +159,18 @@ impl Cluster {
     /// # Cancel safety
     /// Dropping the future leaves the cluster, as a crash would.
     pub(crate) async fn join(joining: Joining<'_>) -> Result<Self, StartError> {
-        let Joining { application, version, declared, settings, listener, table, reflection } = joining;
+        let Joining {
+            application,
+            version,
+            declared,
+            cluster: name,
+            settings,
+            trust,
+            seal,
+            listener,
+            table,
+            reflection,
+        } = joining;
         let (node, cluster) = (&settings.node, &settings.cluster);
         let data_dir = node.data_dir.clone();
         let identity = disk::blocking(move || Identity::load(data_dir.as_deref(), clock::wall()))
@@ -162,7 +180,6 @@ impl Cluster {
         let me = Incarnation { node: node.name.clone(), generation: identity.generation };
         let listen = listener.local_addr().map_err(cluster_error)?;
         let address = cluster.advertise.map_or(listen, |advertise| advertise.address());
-        let name = if cluster.name.is_empty() { application } else { &cluster.name };
 
         let seeds = Seeds::new(cluster.seeds.clone(), cluster.seeds_file.clone(), vec![listen, address]);
         let own = Member {
@@ -172,6 +189,7 @@ impl Cluster {
             persistent: identity.persistent,
             labels: node.labels.clone(),
             descriptors: reflection.digests(),
+            trust: Shown::of(&trust, seal.as_ref()),
             ..Member::new(identity.generation, address)
         };
         let options = Options {
@@ -179,6 +197,7 @@ impl Cluster {
             cluster: name.to_owned(),
             listen,
             seeds,
+            seal: seal.clone(),
             interval: cluster.gossip_interval.get(),
             phi: cluster.gossip_phi,
             own,
@@ -206,6 +225,7 @@ impl Cluster {
             cluster_name: name.to_owned(),
             data_dir: node.data_dir.clone(),
             members: membership.members(),
+            trust: trust.clone(),
             seeds: membership.seeds(),
             initial_voters: cluster.initial_voters.clone(),
             max_voters: cluster.max_voters,
@@ -225,7 +245,8 @@ impl Cluster {
         let table = front.table().slots().cloned();
         let carried = self::built_in(LinkServer::new(Carried::new(front.clone())));
         let front = front.with(Arc::new(Table::new(table.chain([carried]))));
-        let server = Server::start(listener, None, front.clone(), &settings.for_nodes());
+        let acceptor = Acceptor::for_nodes(&trust);
+        let server = Server::start(listener, acceptor, front.clone(), &settings.for_nodes());
 
         let limits = Limits { max_rebalancing: cluster.max_rebalancing, max_moves: cluster.max_moves };
         let (settled_tx, settled) = watch::channel(None);
@@ -272,6 +293,8 @@ impl Cluster {
             superseded,
             limits,
             server,
+            trust,
+            seal,
             front,
             joined_at,
             going: CancellationToken::new(),
@@ -354,6 +377,7 @@ impl Cluster {
     pub(crate) fn announce(&self, serving: Serving) -> impl Future<Output = ()> + Send + use<> {
         let (membership, mut state, node) = (self.membership.clone(), self.log.state(), self.me.node.clone());
         let going = self.going.clone();
+        let (trust, seal) = (self.trust.clone(), self.seal.clone());
         let announce = async move {
             let (ingress, tls) = serving.ingress;
             let admin = serving.admin.map(|admin| admin.to_string()).unwrap_or_default();
@@ -364,6 +388,7 @@ impl Cluster {
             membership.set_lifecycle(Lifecycle::Ready);
             let mut every = interval(LOAD);
             let mut drained = false;
+            let mut shown = Shown::of(&trust, seal.as_ref());
             loop {
                 tokio::select! {
                     _ = every.tick() => {}
@@ -373,6 +398,13 @@ impl Cluster {
                 if drains != std::mem::replace(&mut drained, drains) {
                     // The others see it go as they see one go that ends.
                     membership.set_lifecycle(if drains { Lifecycle::Draining } else { Lifecycle::Ready });
+                }
+                let shows = Shown::of(&trust, seal.as_ref());
+                if shown != shows {
+                    if let Err(error) = membership.set_trust(shows.clone()) {
+                        tracing::warn!(%error, "others are not told of new certificates or keys");
+                    }
+                    shown = shows;
                 }
                 membership.set_load(Load {
                     calls_in_flight: serving.calls.len() as u64,
@@ -516,7 +548,7 @@ impl Knowledge for Knows {
 }
 
 /// Lets clients see the descriptors of all services: those that were built here, and, asked of other nodes, the rest.
-pub(crate) async fn learn_descriptors(reflection: Arc<Reflection>, membership: Membership) {
+pub(crate) async fn learn_descriptors(reflection: Arc<Reflection>, membership: Membership, trust: Trust) {
     let mut members = membership.members();
     let mut published = BTreeMap::new();
     loop {
@@ -532,9 +564,10 @@ pub(crate) async fn learn_descriptors(reflection: Arc<Reflection>, membership: M
         }
         let missing = reflection.missing();
         let known = Arc::clone(&members.borrow_and_update());
-        let knows = |member: &&Member| missing.iter().any(|service| member.descriptors.contains_key(service));
-        if let Some(member) = known.values().filter(|member| member.alive).find(knows) {
-            match ask_descriptors(member.address, missing.clone()).await {
+        let knows = |member: &Member| missing.iter().any(|service| member.descriptors.contains_key(service));
+        if let Some((node, member)) = known.iter().filter(|(_, member)| member.alive).find(|(_, member)| knows(member))
+        {
+            match ask_descriptors(&trust, node, member.address, missing.clone()).await {
                 Ok(learned) if !learned.is_empty() => {
                     learned.into_iter().for_each(|(service, descriptors)| reflection.learn(service, descriptors));
                     continue;
@@ -551,13 +584,17 @@ pub(crate) async fn learn_descriptors(reflection: Arc<Reflection>, membership: M
 }
 
 async fn ask_descriptors(
+    trust: &Trust,
+    node: &NodeId,
     address: SocketAddr,
     services: Vec<String>,
 ) -> Result<std::collections::HashMap<String, Vec<u8>>, String> {
     const LIMIT: Duration = Duration::from_secs(5);
     let asking = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let channel = net::connect(&endpoint.connect_timeout(LIMIT)).await.map_err(|error| error.to_string())?;
+        let endpoint = endpoint.connect_timeout(LIMIT);
+        let connector = trust.connector(address, Some(node.clone()));
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
         let mut client = KnowledgeClient::new(channel).max_decoding_message_size(64 << 20);
         let response = client.descriptors(DescriptorsRequest { services }).await;
         response.map(|response| response.into_inner().descriptors).map_err(|status| status.to_string())

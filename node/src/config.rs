@@ -31,6 +31,8 @@ pub struct Settings {
     pub node: NodeSettings,
     /// `[cluster]`
     pub cluster: ClusterSettings,
+    /// `[trust]`
+    pub trust: TrustSettings,
     /// `[ingress]`
     pub ingress: IngressSettings,
     /// `[admin]`
@@ -72,7 +74,8 @@ pub struct ClusterSettings {
     pub listen: Listen,
     /// The address that other nodes are told, where it is not the one that is listened on.
     pub advertise: Option<Listen>,
-    /// Allows to listen beyond loopback without TLS: everybody on the network can read and change calls and placement.
+    /// Allows to listen beyond loopback without certificates (`[trust]`): everybody on the network can read and change
+    /// calls and placement.
     pub plaintext_beyond_loopback: bool,
     /// Other nodes, `HOST:PORT`. A name is looked up again and again, and may stand for many.
     pub seeds: Vec<String>,
@@ -121,6 +124,44 @@ pub struct ClusterSettings {
     pub dedupe_entries: usize,
     /// How many bytes of them.
     pub dedupe_bytes: Size,
+}
+
+/// What the node shows to other nodes and to operators, and whom it believes: files, read again when they change. With
+/// them, nodes and operators need certificates too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct TrustSettings {
+    /// The node's certificate chain, in PEM, for `spiffe://DOMAIN/outpost/CLUSTER/node/NAME`.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key: Option<PathBuf>,
+    /// The certificates of those who may sign others' certificates, in PEM.
+    pub authorities: Option<PathBuf>,
+    /// The keys that gossip is sealed with: a line each, the first seals. `outpost keyring generate` makes one.
+    pub gossip_keys: Option<PathBuf>,
+    /// What becomes of gossip that is not sealed, while a running cluster goes over to keys.
+    pub plain_gossip: PlainGossip,
+}
+
+/// What becomes of gossip that is not sealed, where there are keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainGossip {
+    /// It is dropped.
+    #[default]
+    Refuse,
+    /// It is read, while sealed gossip is sent: the second step.
+    Accept,
+    /// It is sent too, while sealed gossip is read: the first step.
+    Send,
+}
+
+impl TrustSettings {
+    /// Whether nodes and operators need certificates.
+    pub(crate) fn is_set(&self) -> bool {
+        self.certificate.is_some() && self.key.is_some() && self.authorities.is_some()
+    }
 }
 
 /// The listener for outside clients.
@@ -568,7 +609,7 @@ impl Settings {
     fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
-        let Self { node, cluster, ingress, admin, checkpoints, log } = self;
+        let Self { node, cluster, trust, ingress, admin, checkpoints, log } = self;
         for (key, span) in [
             ("node.start_timeout", node.start_timeout),
             ("cluster.move_timeout", cluster.move_timeout),
@@ -621,11 +662,34 @@ impl Settings {
         if !cluster.initial_voters.is_empty() && !matches!(cluster.initial_voters.len(), 1 | 3 | 5) {
             fault("cluster.initial_voters", "must be the names of 1, 3 or 5 nodes");
         }
-        if !cluster.listen.address().ip().is_loopback() && !cluster.plaintext_beyond_loopback {
+        for (key, path) in [
+            ("trust.certificate", &trust.certificate),
+            ("trust.key", &trust.key),
+            ("trust.authorities", &trust.authorities),
+        ] {
+            if path.is_none() && (trust.certificate.is_some() || trust.key.is_some() || trust.authorities.is_some()) {
+                fault(key, "is missing: a certificate, its key and the authorities go together");
+            }
+        }
+        if trust.plain_gossip != PlainGossip::Refuse && trust.gossip_keys.is_none() {
+            fault("trust.plain_gossip", "is of use only with `trust.gossip_keys`");
+        }
+        let sealed = trust.gossip_keys.is_some() && trust.plain_gossip == PlainGossip::Refuse;
+        let open = !cluster.listen.address().ip().is_loopback();
+        if open && !cluster.plaintext_beyond_loopback && trust.is_set() && !sealed {
+            fault(
+                "cluster.listen",
+                "is reachable from other machines, and everybody on the way can read and forge gossip; set \
+                 `trust.gossip_keys` and leave `trust.plain_gossip` alone, or accept the risk with \
+                 `cluster.plaintext_beyond_loopback = true`",
+            );
+        }
+        if open && !cluster.plaintext_beyond_loopback && !trust.is_set() {
             fault(
                 "cluster.listen",
                 "is reachable from other machines, and everybody on the way can read and change calls and placement; \
-                 accept the risk with `cluster.plaintext_beyond_loopback = true`",
+                 set `trust.certificate`, `trust.key` and `trust.authorities`, or accept the risk with \
+                 `cluster.plaintext_beyond_loopback = true`",
             );
         }
         if let Some(advertise) = cluster.advertise
@@ -657,10 +721,11 @@ impl Settings {
                  `ingress.plaintext_beyond_loopback = true`",
             );
         }
-        if !admin.listen.address().ip().is_loopback() {
+        if !admin.listen.address().ip().is_loopback() && !trust.is_set() {
             fault(
                 "admin.listen",
-                "must be a loopback address, such as \"127.0.0.1:7001\": whoever reaches it is trusted",
+                "must be a loopback address, such as \"127.0.0.1:7001\": without certificates (`trust.certificate`), \
+                 whoever reaches it is trusted",
             );
         }
         for origin in &ingress.grpc_web_origins {

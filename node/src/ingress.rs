@@ -10,7 +10,6 @@
 
 pub(crate) mod carried;
 mod front;
-mod tls;
 mod watched;
 
 use std::{
@@ -19,7 +18,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -31,14 +30,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-pub use tls::TlsError;
-pub(crate) use tls::acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
     time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use watched::Watched;
@@ -48,6 +44,7 @@ use crate::{
     config::IngressSettings,
     gather::Gathered,
     net::{TcpListener, TcpStream},
+    trust::{Acceptor, Peer},
 };
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
@@ -78,7 +75,7 @@ impl Server {
     /// Serves a listener that is bound already.
     pub(crate) fn start(
         listener: TcpListener,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Acceptor>,
         front: Front,
         settings: &IngressSettings,
     ) -> Self {
@@ -94,6 +91,7 @@ impl Server {
             preface_timeout: settings.preface_timeout.get(),
             stopping: stopping.clone(),
             cut: cut.clone(),
+            refusals: Arc::default(),
         };
         let mut running = JoinSet::new();
         running.spawn(accept(listener, connection, settings.max_connections, Arc::clone(&connections)));
@@ -255,13 +253,14 @@ impl Seldom {
 #[derive(Clone)]
 struct Connection {
     http: auto::Builder<TokioExecutor>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     front: Front,
     handshake_timeout: Duration,
     preface_timeout: Duration,
     written: Arc<AtomicUsize>,
     stopping: CancellationToken,
     cut: CancellationToken,
+    refusals: Arc<Mutex<Seldom>>,
 }
 
 impl Connection {
@@ -270,21 +269,29 @@ impl Connection {
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        let Some(acceptor) = &self.tls else { return self.serve_http(stream).await };
+        let peer_address = stream.connect_info().remote_addr();
+        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None).await };
         let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => self.serve_http(stream).await,
+            Some(Ok(Ok((stream, peer)))) => self.serve_http(stream, peer).await,
+            Some(Ok(Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let may_log = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).may_log();
+                let peer = peer_address.map(tracing::field::display);
+                if may_log {
+                    tracing::warn!(peer, %error, "refused a connection");
+                }
+            }
             Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
             Some(Err(_)) => tracing::debug!("a TLS handshake took too long"),
             None => {}
         }
     }
 
-    async fn serve_http<S>(self, stream: S)
+    async fn serve_http<S>(self, stream: S, peer: Option<Peer>)
     where
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let service = self.front.for_connection(stream.connect_info());
+        let service = self.front.for_connection(stream.connect_info(), peer);
         let stream = Watched::new(stream, self.preface_timeout, self.written);
         let stream = TokioIo::new(Gathered::new(stream));
         let mut connection = std::pin::pin!(self.http.serve_connection(stream, service));

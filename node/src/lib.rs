@@ -45,19 +45,20 @@ mod reflection;
 #[doc(hidden)]
 pub mod simulation;
 mod status;
+mod trust;
 
 pub use app::App;
 pub use call::{Channel, Handle, Streaming, remaining};
 pub use cluster::Failure;
 pub use config::{Secret, Sources};
 pub use id::{BadModuleName, BadNodeId, ModuleName, NodeId};
-pub use ingress::TlsError;
 pub use module::{
     Config, Context, Factory, Json, Module, Parameter, ProgramError, ServiceSet, Services, Snapshot, SnapshotError,
     SnapshotReader, SnapshotWriter, State, fence, services,
 };
 pub use node::{NoService, Node, Stopped};
 pub use status::StartError;
+pub use trust::TrustError;
 
 /// An error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

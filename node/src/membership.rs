@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! seeds (list, DNS, file) ─▶ gossip (chitchat) ─▶ core: words to members ─▶ one per name, the newest generation
-//! what this node says of itself ─▶ ┘
+//! what this node says of itself ─▶ ┘     └─ transport, sealed: nothing of who has no key of the cluster
 //! ```
 //!
 //! **Invariant:** gossip is a hint. It finds addresses and tells early that a node is gone; it never decides who owns a
@@ -12,6 +12,8 @@ mod core;
 mod gossip;
 mod identity;
 mod seeds;
+#[cfg(not(feature = "simulation"))]
+mod transport;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -20,7 +22,10 @@ pub(crate) use identity::Identity;
 pub(crate) use seeds::Seeds;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, ModuleName, NodeId, RaftId};
+use crate::{
+    id::{Epoch, ModuleName, NodeId, RaftId},
+    trust::Shown,
+};
 
 /// The members as one node sees them: the newest generation under each name.
 pub(crate) type Members = BTreeMap<NodeId, Member>;
@@ -53,6 +58,7 @@ pub(crate) struct Member {
     pub(crate) load: Load,
     /// A digest of the descriptors of each service that its program has.
     pub(crate) descriptors: BTreeMap<String, String>,
+    pub(crate) trust: Shown,
 }
 
 impl Member {
@@ -75,6 +81,7 @@ impl Member {
             hosting: BTreeMap::new(),
             load: Load::default(),
             descriptors: BTreeMap::new(),
+            trust: Shown::default(),
         }
     }
 }

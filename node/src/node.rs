@@ -37,13 +37,14 @@ use crate::{
         driver::{Driver, Order, Runnable, Surroundings},
     },
     id::ModuleName,
-    ingress::{Front, Server, acceptor},
+    ingress::{Front, Server},
     membership::{Hosted, Instance},
     module::{Limits, Module, Program, Waits},
     net::{TcpListener, TcpSocket},
     placement::{spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
+    trust::{self, Acceptor, Seal, Trust},
 };
 
 /// A running node: the modules of a program that are placed on it, and the listeners for clients, nodes and operators.
@@ -90,7 +91,10 @@ impl Node {
         let origin = |key: &'static str| (key, loaded.origin(key));
         // Addresses and certificates first: cheap, and what is most often wrong.
         let Settings { ingress, admin, cluster, .. } = &loaded.settings;
-        let tls = ingress.tls.as_ref().map(acceptor).transpose()?;
+        let tls = ingress.tls.as_ref().map(Acceptor::for_clients).transpose()?;
+        let name = if cluster.name.is_empty() { &app.name } else { &cluster.name }.clone();
+        let trust = Trust::load(&loaded.settings, &name)?;
+        let seal = Seal::load(&loaded.settings.trust)?;
         let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
         let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
         let cluster_listen = Bound::to(cluster.listen, origin("cluster.listen"))?.listen()?;
@@ -113,7 +117,10 @@ impl Node {
             application: &app.name,
             version: &app.version,
             declared,
+            cluster: &name,
             settings: &settings,
+            trust: trust.clone(),
+            seal: seal.clone(),
             listener: cluster_listen,
             table: Arc::clone(&table),
             reflection: Arc::clone(&reflection),
@@ -133,6 +140,7 @@ impl Node {
         let max_message = usize::try_from(settings.ingress.max_message_size.bytes()).unwrap_or(usize::MAX);
         let around = Surroundings {
             me: cluster.me().clone(),
+            trust: trust.clone(),
             log: cluster.log().clone(),
             membership: cluster.membership().clone(),
             lease: cluster.lease(),
@@ -167,9 +175,12 @@ impl Node {
         let (orders, received) = mpsc::channel(4);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(received));
+        let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
+        let followed = followed.chain(seal.as_ref().map(Seal::follows));
+        tasks.spawn(trust::follow(followed.collect()));
 
         let served = Arc::new(with_reflection(&table, &reflection, &settings)?);
-        tasks.spawn(cluster::learn_descriptors(Arc::clone(&reflection), cluster.membership().clone()));
+        tasks.spawn(cluster::learn_descriptors(Arc::clone(&reflection), cluster.membership().clone(), trust.clone()));
         for slot in served.slots() {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
@@ -183,7 +194,7 @@ impl Node {
                 let operators = admin_api::server(Arc::clone(&facts), cluster.view());
                 let api = Slot::built_in(ADMIN, Box::new(Tonic(operators)));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
-                Some(Server::start(bound.listen()?, None, front, &settings.ingress))
+                Some(Server::start(bound.listen()?, Acceptor::for_operators(&trust), front, &settings.ingress))
             }
             None => None,
         };

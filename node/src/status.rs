@@ -283,7 +283,7 @@ pub enum StartError {
     },
     /// A certificate or key can't be used.
     #[error("{0}")]
-    Tls(#[from] crate::ingress::TlsError),
+    Trust(#[from] crate::trust::TrustError),
     /// A module's factory answered with an error.
     #[error("module `{module}` did not start: {error}")]
     Factory {

@@ -27,6 +27,8 @@ pub mod gossip {
     pub const HOSTING: &str = "hosting";
     /// How busy it is: a JSON object.
     pub const LOAD: &str = "load";
+    /// What the node shows to others, and what is wrong with that: a JSON object.
+    pub const TRUST: &str = "trust";
     /// A digest for each service's descriptors: a JSON object.
     pub const DESCRIPTORS: &str = "descriptors";
 }

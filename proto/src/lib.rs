@@ -10,7 +10,10 @@
 //! and nothing else: the next release must understand this one while a rollout is half done.
 
 pub mod describe;
+pub mod identity;
+pub mod keyring;
 pub mod keys;
+pub mod mutual;
 pub mod options;
 
 /// `outpost.admin.v1`: what an operator's tool asks a node.

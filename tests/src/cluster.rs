@@ -1,6 +1,14 @@
 //! A cluster: nodes of one application, each with a data directory and an operator's API of its own, in one process.
 
-use std::{collections::BTreeMap, fmt, fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use outpost::{App, Handle, Node, Sources, StartError, Stopped};
@@ -11,6 +19,8 @@ use outpost_proto::admin::v1::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Status, transport::Channel};
+
+use crate::authority::{self, Authority, Kind};
 
 /// A wait that is this long has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +33,7 @@ pub struct Setup {
     settings: Vec<(String, String)>,
     /// Of one node.
     own: Vec<(String, String, String)>,
+    authority: Option<Arc<Authority>>,
 }
 
 /// So many nodes, the first of which begins the cluster. Modules stay where they are, but for a test that asks for moves.
@@ -30,7 +41,7 @@ pub struct Setup {
 pub fn nodes(nodes: usize) -> Setup {
     let quick = [("cluster.gossip_interval", "100ms"), ("cluster.gossip_phi", "16"), ("cluster.max_rebalancing", "0")];
     let settings = quick.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Setup { nodes, voters: 1, settings: settings.into(), own: Vec::new() }
+    Setup { nodes, voters: 1, settings: settings.into(), own: Vec::new(), authority: None }
 }
 
 impl Setup {
@@ -55,6 +66,13 @@ impl Setup {
         self
     }
 
+    /// Nodes and operators have certificates of this authority, and gossip is sealed with the key of sevens. The files of a
+    /// node are `NODE.pem`, `NODE.key`, `authorities.pem` and `gossip.keys`, in its folder of the data.
+    #[must_use]
+    pub fn secured(self, authority: &Arc<Authority>) -> Self {
+        Self { authority: Some(Arc::clone(authority)), ..self }.with("cluster.name", "test")
+    }
+
     /// Starts the nodes, `n1` and so on, each with the program that `app` makes for it, and waits until each knows all.
     ///
     /// # Panics
@@ -64,9 +82,9 @@ impl Setup {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         let dirs = tempfile::tempdir().expect("a directory for the nodes' data");
-        let Self { nodes, voters, settings, own } = self;
+        let Self { nodes, voters, settings, own, authority } = self;
         let names: Vec<String> = (1..=nodes).map(|index| format!("n{index}")).collect();
-        let mut cluster = TestCluster { app: Box::new(app), settings, own, dirs, nodes: BTreeMap::new() };
+        let mut cluster = TestCluster { app: Box::new(app), settings, own, authority, dirs, nodes: BTreeMap::new() };
         let (first, later) = names.split_at(voters);
         cluster.begin(first).await;
         for name in later {
@@ -88,6 +106,7 @@ pub struct TestCluster {
     app: Box<dyn Fn(&str) -> App + Send + Sync>,
     settings: Vec<(String, String)>,
     own: Vec<(String, String, String)>,
+    authority: Option<Arc<Authority>>,
     nodes: BTreeMap<String, Running>,
     /// Deleted with the cluster.
     dirs: TempDir,
@@ -162,9 +181,38 @@ impl TestCluster {
             .set("node.name", name)
             .set("node.data_dir", data_dir.to_str().expect("a path of UTF-8"))
             .set("cluster.seeds", &format!("[{}]", seeds.join(", ")));
+        let sources = if self.authority.is_some() { self.secured(sources, name) } else { sources };
         let own = self.own.iter().filter(|(node, ..)| node == name).map(|(_, key, value)| (key, value));
         let all = self.settings.iter().map(|(key, value)| (key, value));
         all.chain(own).fold(sources, |sources, (key, value)| sources.set(key, value))
+    }
+
+    /// The folder with a node's certificate and keys.
+    #[must_use]
+    pub fn trust_of(&self, name: &str) -> PathBuf {
+        self.dirs.path().join(format!("{name}-trust"))
+    }
+
+    fn secured(&self, sources: Sources, name: &str) -> Sources {
+        let folder = self.trust_of(name);
+        let file = |name: &str| folder.join(name);
+        let (certificate, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        let (authorities, gossip) = (file("authorities.pem"), file("gossip.keys"));
+        // What a test has changed stays, as on a disk.
+        if let Some(authority) = self.authority.as_ref().filter(|_| !folder.exists()) {
+            std::fs::create_dir_all(&folder).expect("a folder for certificates");
+            let (pem, secret) = authority.issue(&authority::node(name), Kind::Good);
+            authority::replace(&certificate, &pem);
+            authority::replace(&key, &secret);
+            authority::replace(&authorities, authority.pem());
+            authority::replace(&gossip, &authority::gossip_keys(&[7]));
+        }
+        let text = |path: &Path| path.to_str().expect("a path of UTF-8").to_owned();
+        sources
+            .set("trust.certificate", &text(&certificate))
+            .set("trust.key", &text(&key))
+            .set("trust.authorities", &text(&authorities))
+            .set("trust.gossip_keys", &text(&gossip))
     }
 
     /// Starts the nodes that begin the cluster. Where those are several, each must know all before any is there.
@@ -192,7 +240,12 @@ impl TestCluster {
     }
 
     fn put(&mut self, name: &str, node: Node) {
-        let admin = AdminClient::new(connection(node.admin_address().expect("the admin API is on")));
+        let address = node.admin_address().expect("the admin API is on");
+        let channel = match &self.authority {
+            None => connection(address),
+            Some(authority) => authority::connection(address, &authority.credentials(&authority::operator("tests"))),
+        };
+        let admin = AdminClient::new(channel);
         self.nodes.insert(name.to_owned(), Running { node, admin });
     }
 

@@ -1,5 +1,6 @@
 //! What the scenarios share: a service of all four kinds that does as it is asked, and counts what happens to it.
 
+pub mod authority;
 pub mod clients;
 pub mod cluster;
 pub mod database;

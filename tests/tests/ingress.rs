@@ -222,7 +222,7 @@ async fn a_certificate_that_cannot_be_used_is_named() {
         let [certificate, key] = [certificate, key].map(|path| path.display().to_string());
         let sources = sources(&[("ingress.tls.certificate", &certificate), ("ingress.tls.key", &key)]);
         let error = app(Obedient::default()).start(&sources).await.unwrap_err();
-        assert!(matches!(error, StartError::Tls(_)), "{error:?}");
+        assert!(matches!(error, StartError::Trust(_)), "{error:?}");
         error.to_string()
     };
     let absent = certified.directory.join("absent.pem");

@@ -37,6 +37,9 @@ pub(crate) struct DevArgs {
     /// A setting for every node; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<Setting>,
+    /// Without certificates and keys: whoever is on this machine can be a node, or an operator.
+    #[arg(long)]
+    pub(crate) plain: bool,
     /// How long a node may take to stop before it is killed.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,

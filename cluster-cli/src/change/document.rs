@@ -32,7 +32,7 @@ pub(crate) enum BadDocument {
 pub(crate) async fn plan(args: &PlanArgs, out: &mut Output) -> Result<(), CliError> {
     let document = read(&args.document).await?;
     let name = document.name.clone();
-    let admin = Admin::connect(&args.node.node).await?;
+    let admin = Admin::connect(&args.node).await?;
     let plan = ask_plan(&admin, document).await?;
     match args.output {
         DataOutput::Json => out.print_json(&json!(plan)).await?,

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &DrainArgs, out: &mut Output) -> Result<(), CliErr
         Ok(Outcome::Done { cluster, .. }) => print(args, changed, &cluster, out).await,
         Ok(Outcome::Failed(why)) => Err(CliError::Failed(format!("{name} was not drained: {why}"))),
         Err(late @ CliError::WaitTimedOut { .. }) if args.change.output == DataOutput::Json => {
-            let cluster = Admin::connect(&args.change.node.node).await?.cluster().await?;
+            let cluster = Admin::connect(&args.change.node).await?.cluster().await?;
             print(args, changed, &cluster, out).await?;
             Err(late)
         }

@@ -167,7 +167,7 @@ async fn follow(
     let outcome = operation.wait(&wait, course.began().unwrap_or_else(Instant::now), limit).await?;
     // Before anything else is asked.
     let elapsed = course.began().map(|began| began.elapsed());
-    let ended = match Admin::connect(&args.change.node.node).await {
+    let ended = match Admin::connect(&args.change.node).await {
         Ok(admin) => admin.events_of(&module, id).await.map(|events| ending(&events, &module, id)),
         Err(error) => Err(error),
     };

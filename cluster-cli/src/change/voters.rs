@@ -16,7 +16,7 @@ use crate::{
 
 pub(crate) async fn run(args: &VotersArgs, out: &mut Output) -> Result<(), CliError> {
     let cluster = match &args.verb {
-        None => Admin::connect(&args.node.node).await?.cluster().await?,
+        None => Admin::connect(&args.node).await?.cluster().await?,
         Some(VotersVerb::Set { count, by, wait }) => {
             let operation = Operation::open(&args.node).await?;
             let request = SetVotersRequest { count: count.0, by: asker(by.as_deref()) };

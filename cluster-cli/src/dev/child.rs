@@ -53,8 +53,10 @@ impl Child {
     ) -> io::Result<Self> {
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // It is for the operator's tool, and the application would take it for a setting.
-        command.env_remove("OUTPOST_NODE");
+        // They are for the operator's tool, and an application would take them for settings.
+        for name in ["OUTPOST_NODE", "OUTPOST_CONTEXT", "OUTPOST_CONTEXTS"] {
+            command.env_remove(name);
+        }
         if program.colours {
             command.env("CLICOLOR_FORCE", "1");
         }

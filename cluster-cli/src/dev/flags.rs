@@ -15,7 +15,16 @@ pub(super) struct Flags<'a> {
     pub(super) data_dir: &'a str,
     /// How many nodes the cluster begins with, if it is new; one that is not leaves this alone.
     pub(super) begin_with: usize,
+    /// The folder with certificates and keys, if there are to be some.
+    pub(super) trust: Option<&'a str>,
     pub(super) settings: &'a [Setting],
+}
+
+/// The name of the cluster, which certificates tell.
+pub(super) fn cluster(settings: &[Setting]) -> String {
+    let set = settings.iter().rev().filter_map(|Setting(setting)| setting.split_once('='));
+    let name = set.filter(|(key, _)| key.trim() == "cluster.name").map(|(_, name)| name).next();
+    name.map_or_else(|| "dev".to_owned(), |name| name.trim().trim_matches('"').to_owned())
 }
 
 /// `node-1` of index 0
@@ -38,6 +47,14 @@ impl Flags<'_> {
         // Of two voters both must live, so two are worse than one.
         let voters = if self.begin_with < FIRST_VOTERS { 1 } else { FIRST_VOTERS };
         set(format!("cluster.initial_voters={}", array((0..voters).map(name))));
+        if let Some(trust) = self.trust {
+            let name = name(self.node);
+            set(format!("cluster.name={}", quoted(&cluster(self.settings))));
+            set(format!("trust.certificate={}", quoted(&format!("{trust}/{name}.pem"))));
+            set(format!("trust.key={}", quoted(&format!("{trust}/{name}.key"))));
+            set(format!("trust.authorities={}", quoted(&format!("{trust}/ca.pem"))));
+            set(format!("trust.gossip_keys={}", quoted(&format!("{trust}/gossip.keys"))));
+        }
         for Setting(setting) in self.settings {
             set(setting.clone());
         }
@@ -68,7 +85,7 @@ mod tests {
             ports.push(first_free(from, |_| true).unwrap().0);
         }
         let settings = [Setting("log.filter=debug".to_owned())];
-        Flags { node, ports: &ports, data_dir: "/d/a b", begin_with, settings: &settings }.arguments()
+        Flags { node, ports: &ports, data_dir: "/d/a b", begin_with, trust: None, settings: &settings }.arguments()
     }
 
     #[test]
@@ -94,6 +111,23 @@ mod tests {
                 "log.filter=debug",
             ]
         );
+    }
+
+    #[test]
+    fn with_certificates_the_cluster_has_the_name_that_is_in_them() {
+        let ports = [first_free(7000, |_| true).unwrap().0];
+        let arguments = |settings: &[Setting]| {
+            let trust = Some("/t");
+            Flags { node: 0, ports: &ports, data_dir: "/d", begin_with: 1, trust, settings }.arguments()
+        };
+        let plain = arguments(&[]);
+        for setting in
+            ["cluster.name=\"dev\"", "trust.certificate=\"/t/node-1.pem\"", "trust.authorities=\"/t/ca.pem\""]
+        {
+            assert!(plain.contains(&setting.to_owned()), "{setting} in {plain:?}");
+        }
+        assert_eq!(cluster(&[Setting("cluster.name=shop".to_owned())]), "shop");
+        assert_eq!(cluster(&[Setting("cluster.name = \"shop\"".to_owned())]), "shop");
     }
 
     #[test]

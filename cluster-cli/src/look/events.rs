@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &EventsArgs, out: &mut Output) -> Result<(), CliError> {
-    let admin = Admin::connect(&args.node.node).await?;
+    let admin = Admin::connect(&args.node).await?;
     let request = EventsRequest { after: args.since, follow: args.follow };
     let mut events = admin.ask("the question what happened", admin.client().events(request)).await?;
     let printed = async {

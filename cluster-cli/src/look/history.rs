@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &HistoryArgs, out: &mut Output) -> Result<(), CliError> {
-    let versions = document::history(&Admin::connect(&args.node.node).await?).await?;
+    let versions = document::history(&Admin::connect(&args.node).await?).await?;
     match (args.verb, args.output) {
         (None, DataOutput::Json) => out.print_json(&json!(versions)).await,
         (None, DataOutput::Table) => out.print_told(&text(&versions)).await,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &WhereArgs, out: &mut Output) -> Result<(), CliError> {
-    let cluster = Admin::connect(&args.node.node).await?.cluster().await?;
+    let cluster = Admin::connect(&args.node).await?.cluster().await?;
     let module = names::module(&cluster, &args.module)?;
     if args.output == DataOutput::Json {
         return out.print_json(&json!(module.hosts)).await;

@@ -17,7 +17,7 @@ pub(crate) async fn run(args: &ModulesArgs, out: &mut Output) -> Result<(), CliE
     if args.local || args.output == ModulesOutput::Mermaid {
         return describe::modules(args, out).await;
     }
-    let cluster = Admin::connect(&args.node.node).await?.cluster().await?;
+    let cluster = Admin::connect(&args.node).await?.cluster().await?;
     match args.output {
         ModulesOutput::Json => out.print_json(&json!(cluster.modules)).await,
         _ => out.print_told(&text(&cluster.modules)).await,

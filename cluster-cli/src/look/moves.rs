@@ -16,7 +16,8 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &MovesArgs, out: &mut Output) -> Result<(), CliError> {
-    let (first, rest) = Admin::connect(&args.node.node).await?.watch().await?;
+    let admin = Admin::connect(&args.node).await?;
+    let (first, rest) = admin.watch().await?;
     if !args.watch {
         return match args.output {
             DataOutput::Json => out.print_json(&json(&first)).await,
@@ -26,7 +27,7 @@ pub(crate) async fn run(args: &MovesArgs, out: &mut Output) -> Result<(), CliErr
     let watched = async {
         let mut shown = show(args.output, &first);
         out.print(&shown).await?;
-        let mut later = std::pin::pin!(views(args.node.node.clone(), rest));
+        let mut later = std::pin::pin!(views(admin.target().clone(), rest));
         while let Some(cluster) = later.next().await {
             let now = show(args.output, &cluster);
             if now != shown {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &NodesArgs, out: &mut Output) -> Result<(), CliError> {
-    let cluster = Admin::connect(&args.node.node).await?.cluster().await?;
+    let cluster = Admin::connect(&args.node).await?.cluster().await?;
     match args.output {
         NodesOutput::Table => out.print_told(&narrow(&cluster.nodes)).await,
         NodesOutput::Wide => out.print_told(&wide(&cluster.nodes)).await,

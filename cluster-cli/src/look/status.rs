@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &StatusArgs, out: &mut Output) -> Result<(), CliEr
     if args.local {
         return describe::status(args, out).await;
     }
-    let cluster = Admin::connect(&args.node.node).await?.cluster().await?;
+    let cluster = Admin::connect(&args.node).await?.cluster().await?;
     match args.output {
         DataOutput::Table => out.print_told(&text(&cluster)).await,
         DataOutput::Json => out.print_json(&json!(cluster)).await,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &WhyArgs, out: &mut Output) -> Result<(), CliError> {
-    let admin = Admin::connect(&args.node.node).await?;
+    let admin = Admin::connect(&args.node).await?;
     names::module(&admin.cluster().await?, &args.module)?;
     let request = ExplainRequest { module: args.module.clone() };
     let explained = admin.ask("the question why", admin.client().explain(request)).await?;

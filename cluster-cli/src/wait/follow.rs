@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use tonic::Streaming;
 
 use super::{Progress, Wait};
-use crate::{address::Address, admin::Admin, error::CliError, screen::Screen};
+use crate::{admin::Admin, connect::Target, error::CliError, screen::Screen};
 
 /// How long nothing may be under way before what was planned and did not happen is taken for not going to happen.
 const QUIET: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
 /// # Errors
 /// When the limit has passed, or at Ctrl-C. Both leave the change going.
 pub(crate) async fn follow(
-    node: &Address,
+    node: &Target,
     first: Cluster,
     rest: Streaming<Cluster>,
     wait: &Wait,
@@ -103,7 +103,7 @@ pub(crate) async fn follow(
 }
 
 /// What the node tells; when it stops telling, it is asked again, because a change that was begun needs no tool.
-pub(crate) fn views(node: Address, stream: Streaming<Cluster>) -> impl Stream<Item = Cluster> {
+pub(crate) fn views(node: Target, stream: Streaming<Cluster>) -> impl Stream<Item = Cluster> {
     stream::unfold((node, Some(stream)), |(node, mut stream)| async move {
         loop {
             match &mut stream {
@@ -113,7 +113,7 @@ pub(crate) fn views(node: Address, stream: Streaming<Cluster>) -> impl Stream<It
                 },
                 None => {
                     time::sleep(RECONNECT).await;
-                    let again = async { Admin::connect(&node).await?.watch().await };
+                    let again = async { Admin::at(node.clone()).await?.watch().await };
                     if let Ok((cluster, open)) = again.await {
                         return Some((cluster, (node, Some(open))));
                     }

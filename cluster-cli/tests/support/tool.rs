@@ -14,7 +14,9 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) fn outpost(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
-    command.args(args).env_remove("OUTPOST_NODE").env("USER", "ada").kill_on_drop(true);
+    command.args(args).env_remove("OUTPOST_NODE").env_remove("OUTPOST_CONTEXT").env("USER", "ada").kill_on_drop(true);
+    // Not those of whoever runs the tests.
+    command.env("OUTPOST_CONTEXTS", "/nonexistent/contexts.toml");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

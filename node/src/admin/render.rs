@@ -90,6 +90,8 @@ pub(super) fn cluster(view: &View, state: &State, members: &Members, leadership:
             "nobody leads the placement log: nothing can be changed until most of its voters are back".to_owned(),
         );
     }
+    let alive = members.iter().filter(|(_, member)| member.alive);
+    faults.extend(alive.flat_map(|(name, member)| member.trust.problems(name, now)));
     proto::Cluster {
         id: state.cluster.clone(),
         application: members.get(&view.me).map(|member| member.application.clone()).unwrap_or_default(),
@@ -146,6 +148,8 @@ fn node(name: &NodeId, record: Option<&Node>, member: Option<&Member>, role: &st
         tls: known.is_some_and(|member| member.ingress_tls),
         address: known.map(|member| member.address.to_string()).unwrap_or_default(),
         admin: of(|member| &member.admin),
+        certificate_expires_ms: known.map_or(0, |member| member.trust.expires.0),
+        gossip_keys: known.map(|member| member.trust.keys.clone()).unwrap_or_default(),
         persistent: known.map(|member| member.persistent).or(record.map(|record| record.persistent)).unwrap_or(false),
         labels: record.map(|record| record.labels.clone().into_iter().collect()).unwrap_or_default(),
         modules: match state {

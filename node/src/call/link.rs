@@ -41,7 +41,7 @@ use super::{
 };
 #[cfg(feature = "simulation")]
 use crate::simulation;
-use crate::{gather::Gathered, id::NodeId, net::TcpStream};
+use crate::{gather::Gathered, id::NodeId, trust::Trust};
 
 /// An address that answers does so within this.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -79,6 +79,7 @@ pub(crate) struct Link {
     /// When it last answered, in milliseconds since the link was made.
     answered: AtomicU64,
     made: Instant,
+    trust: Trust,
 }
 
 /// A connection, made when it is first needed and made again when it breaks.
@@ -116,7 +117,7 @@ pub(crate) enum Unanswered {
 }
 
 impl Link {
-    fn new(node: NodeId, address: SocketAddr) -> Arc<Self> {
+    fn new(node: NodeId, address: SocketAddr, trust: Trust) -> Arc<Self> {
         Arc::new(Self {
             node,
             address,
@@ -126,6 +127,7 @@ impl Link {
             latency: AtomicU32::new(0),
             answered: AtomicU64::new(0),
             made: Instant::now(),
+            trust,
         })
     }
 
@@ -328,13 +330,13 @@ impl<T: Clone> Kept<T> {
     }
 
     /// Keeps it, from when it is first wanted. `connect` gives what is up, and what has to run meanwhile.
-    async fn keep(&self, link: &Link, connect: fn(SocketAddr) -> Connecting<T>) {
+    async fn keep(&self, link: &Link, connect: for<'a> fn(&'a Link) -> Connecting<'a, T>) {
         // However this ends, nobody waits for it any more.
         let _ending = Ending(self);
         self.wanted.notified().await;
         let mut pause = FIRST_PAUSE;
         loop {
-            match connect(link.address).await {
+            match connect(link).await {
                 Ok((up, connection)) => {
                     tracing::debug!(peer_node_id = %link.node, address = %link.address, "connected");
                     let since = Instant::now();
@@ -379,22 +381,22 @@ impl<T: Clone> Drop for Ending<'_, T> {
 type Connection = BoxFuture<'static, Option<String>>;
 
 /// What is up, and what has to run meanwhile.
-type Connecting<T> = BoxFuture<'static, Result<(T, Connection), String>>;
+type Connecting<'a, T> = BoxFuture<'a, Result<(T, Connection), String>>;
 
 /// Makes a connection for streams of one call each.
-fn connect_streams(address: SocketAddr) -> Connecting<Sender> {
-    connect(address).boxed()
+fn connect_streams(link: &Link) -> Connecting<'_, Sender> {
+    connect(link).boxed()
 }
 
 /// Makes a connection for a stream that carries many calls; none such where the peer does not know of it.
-fn connect_carrier(address: SocketAddr) -> Connecting<Option<Carrier>> {
-    open_carrier(address).boxed()
+fn connect_carrier(link: &Link) -> Connecting<'_, Option<Carrier>> {
+    open_carrier(link).boxed()
 }
 
-async fn open_carrier(address: SocketAddr) -> Result<(Option<Carrier>, Connection), String> {
-    let (sender, mut connection) = connect(address).await?;
+async fn open_carrier(link: &Link) -> Result<(Option<Carrier>, Connection), String> {
+    let (sender, mut connection) = connect(link).await?;
     let carrier = Carrier::default();
-    let origin = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/").build();
+    let origin = Uri::builder().scheme("http").authority(link.address.to_string()).path_and_query("/").build();
     let mut client = LinkClient::with_origin(Over(sender), origin.map_err(|error| error.to_string())?);
     let opening = timeout(CONNECT_LIMIT, client.carry(carrier.outbox()));
     let answers = tokio::select! {
@@ -463,11 +465,9 @@ impl tower::Service<slot::Request> for Over {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<(Sender, Connection), String> {
+async fn connect(link: &Link) -> Result<(Sender, Connection), String> {
     let connecting = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        // A small request must not wait for the next one to fill a packet.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let stream = link.trust.connect(link.address, Some(&link.node)).await.map_err(|error| error.to_string())?;
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -516,8 +516,9 @@ impl Drop for Counted<'_> {
 }
 
 /// The links of a node. Dropping it closes them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Links {
+    trust: Trust,
     open: Mutex<Open>,
 }
 
@@ -528,6 +529,10 @@ struct Open {
 }
 
 impl Links {
+    pub(crate) fn new(trust: Trust) -> Self {
+        Self { trust, open: Mutex::default() }
+    }
+
     /// The link to a node; a new one where its address has changed.
     pub(crate) fn to(&self, node: &NodeId, address: SocketAddr) -> Arc<Link> {
         let Open { links, tasks } = &mut *self.lock();
@@ -536,7 +541,7 @@ impl Links {
         {
             return Arc::clone(link);
         }
-        let link = Link::new(node.clone(), address);
+        let link = Link::new(node.clone(), address, self.trust.clone());
         let task = tasks.spawn(Arc::clone(&link).keep_connected());
         if let Some(before) = links.insert(node.clone(), (Arc::clone(&link), task)) {
             close(&before);

@@ -15,8 +15,8 @@ use toml::{
 use super::{ConfigError, Fault};
 
 const PREFIX: &str = "OUTPOST_";
-/// `OUTPOST_CONFIG` names the file, and `OUTPOST_NODE` is the operator's tool's.
-const ELSEWHERE: [&str; 2] = ["CONFIG", "NODE"];
+/// `OUTPOST_CONFIG` names the file, and the others are the operator's tool's.
+const ELSEWHERE: [&str; 4] = ["CONFIG", "NODE", "CONTEXT", "CONTEXTS"];
 
 /// What settings are read from, as arguments: nothing here looks at the process.
 #[derive(Debug, Clone, Default)]

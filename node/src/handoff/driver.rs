@@ -48,6 +48,7 @@ use crate::{
         state::{Command as LogCommand, Hosting, PartChange, Proposal, State, Version},
     },
     status::{StartError, with_causes},
+    trust::Trust,
 };
 
 /// How often the core looks at the time.
@@ -83,6 +84,7 @@ pub(crate) type ConfigValue = Arc<Mutex<Box<dyn Any + Send>>>;
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) me: Incarnation,
+    pub(crate) trust: Trust,
     pub(crate) log: Log,
     pub(crate) membership: Membership,
     /// The term of the lease under which exclusive parts may be served, if they may.
@@ -201,6 +203,7 @@ pub(crate) enum Order {
 impl Driver {
     pub(crate) fn new(around: Surroundings, modules: BTreeMap<ModuleName, Runnable>) -> Self {
         let classes = modules.iter().map(|(name, runnable)| (name.clone(), runnable.class)).collect();
+        let links = Links::new(around.trust.clone());
         Self {
             core: Core::new(around.me.clone(), classes, around.handover_timeout),
             state: around.log.state(),
@@ -208,7 +211,7 @@ impl Driver {
             around,
             modules,
             instances: HashMap::new(),
-            links: Links::default(),
+            links,
             routes: BTreeMap::new(),
             jobs: JoinSet::new(),
             doing: HashMap::new(),
@@ -477,6 +480,7 @@ impl Driver {
             me: self.around.me.clone(),
             from: from.node.clone(),
             address: source.address,
+            trust: self.around.trust.clone(),
             state: instance.state.clone(),
             replies: Arc::clone(&instance.kept),
             ready,

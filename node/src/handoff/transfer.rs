@@ -46,9 +46,9 @@ use crate::{
     call::dedupe::Dedupe,
     id::{Incarnation, ModuleName, NodeId},
     module::{Held, Hooks, SnapshotReader, SnapshotWriter},
-    net,
     placement::state::Sealed,
     status::with_causes,
+    trust::{self, Peer, Trust},
 };
 
 /// How long a source waits for what its target asks for, and a target for a connection.
@@ -155,6 +155,7 @@ impl Handoff for Source {
         &self,
         request: Request<Streaming<TransferRequest>>,
     ) -> Result<Response<Self::TransferStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
         let mut requests = request.into_inner();
         let first = timeout(SILENCE, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("the target did not say what it wants"))??;
@@ -164,6 +165,7 @@ impl Handoff for Source {
         if *self.cluster.borrow() != begin.cluster {
             return Err(Status::failed_precondition(format!("this node is not of cluster `{}`", begin.cluster)));
         }
+        trust::may_speak_for(peer.as_ref(), &begin.node)?;
         let offer = self.offers.find(&begin).await?;
         let (to, responses) = mpsc::channel(QUEUE);
         let out = Out { to, hasher: blake3::Hasher::new(), bytes: 0 };
@@ -308,6 +310,7 @@ pub(crate) struct Taking {
     pub(crate) from: NodeId,
     /// Of the source.
     pub(crate) address: SocketAddr,
+    pub(crate) trust: Trust,
     pub(crate) state: Option<Held>,
     pub(crate) replies: Arc<Dedupe>,
     /// The module can serve as soon as it has the state.
@@ -377,9 +380,9 @@ impl Taking {
             .initial_connection_window_size(WINDOW)
             .max_frame_size(FRAME)
             .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(4))
-            .tcp_nodelay(true);
-        let channel = net::connect(&endpoint).await.map_err(|error| unreachable(&error))?;
+            .keep_alive_timeout(Duration::from_secs(4));
+        let connector = self.trust.connector(self.address, Some(self.from.clone()));
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| unreachable(&error))?;
         let mut client = HandoffClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let (to, requests) = mpsc::channel(2);
         // There is room.

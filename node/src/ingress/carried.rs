@@ -384,6 +384,7 @@ mod tests {
         id::NodeId,
         ingress::Server,
         net::TcpListener,
+        trust::Trust,
     };
 
     /// Answers as the method's name says.
@@ -452,7 +453,7 @@ mod tests {
         }
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
         let server = Server::start(listener, None, front.clone(), &Settings::default().for_nodes());
-        let links = Links::default();
+        let links = Links::new(Trust::default());
         let link = links.to(&NodeId::parse("peer").unwrap(), server.address);
         Peer { server, front, held, links, link }
     }

@@ -25,6 +25,7 @@ use crate::{
         table::Table,
     },
     status::CallError,
+    trust::Peer,
 };
 
 type Web = Cors<GrpcWebService<Calls>>;
@@ -76,6 +77,10 @@ impl Front {
 
     /// Serves a call that another node has carried here.
     pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        // What nodes ask each other asks who is at the other end of the connection, which can't be told of a carried call.
+        if request.uri().path().starts_with("/outpost.cluster.") {
+            return Status::unimplemented("this service is not called by way of a link").into_http();
+        }
         let Ok(response) = self.calls.call(request).await;
         response
     }
@@ -108,8 +113,9 @@ impl Front {
     }
 
     /// The service of one connection. `info` is what tonic knows as connect info: `Request::remote_addr` reads it.
-    pub(super) fn for_connection<I: Clone + Send + Sync + 'static>(&self, info: I) -> Connected<I> {
-        Connected { front: self.clone(), info }
+    /// `peer` is who is at its other end, where that is known.
+    pub(super) fn for_connection<I: Clone + Send + Sync + 'static>(&self, info: I, peer: Option<Peer>) -> Connected<I> {
+        Connected { front: self.clone(), info, peer }
     }
 }
 
@@ -117,6 +123,7 @@ impl Front {
 pub(super) struct Connected<I> {
     front: Front,
     info: I,
+    peer: Option<Peer>,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>> for Connected<I> {
@@ -129,6 +136,9 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>
         // Of a call that another node passes on, that node is not the caller.
         if self.front.callers() == Callers::Clients {
             request.extensions_mut().insert(self.info.clone());
+        }
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
         }
         let kind = kind(&request);
         match (kind, &self.front.web) {

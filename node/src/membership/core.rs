@@ -72,6 +72,7 @@ pub(super) fn encode(member: &Member) -> Result<Words, TooLarge> {
         let error = hosted.error.as_deref().map(|error| cut(error, ERROR_MAX).to_owned());
         (module, Hosted { error, ..hosted.clone() })
     });
+    words.push((keys::TRUST.to_owned(), json(&member.trust)));
     words.extend(object(keys::LABELS, member.labels.iter())?);
     words.extend(object(keys::DESCRIPTORS, member.descriptors.iter())?);
     words.extend(object(keys::HOSTING, hosting)?);
@@ -172,6 +173,7 @@ pub(super) fn decode<'a>(
             }
             keys::PERSISTENT => member.persistent = value == "true",
             keys::CLUSTER => value.clone_into(&mut member.cluster),
+            keys::TRUST => member.trust = read_json(key, value)?,
             keys::LOAD => member.load = read_json::<Load>(key, value)?,
             key if part(key, keys::LABELS) => member.labels.extend(read_json::<BTreeMap<_, _>>(key, value)?),
             key if part(key, keys::HOSTING) => member.hosting.extend(read_json::<BTreeMap<_, _>>(key, value)?),
@@ -242,7 +244,10 @@ mod tests {
     use proptest::{collection::btree_map, prelude::*};
 
     use super::{super::Instance, *};
-    use crate::id::{Epoch, ModuleName};
+    use crate::{
+        id::{Epoch, ModuleName, Timestamp},
+        trust::Shown,
+    };
 
     fn address() -> SocketAddr {
         "127.0.0.1:7002".parse().unwrap()
@@ -264,6 +269,12 @@ mod tests {
             hosting: BTreeMap::from([(ModuleName::parse("cart").unwrap(), hosted)]),
             load: Load { calls_in_flight: 5, connections: 6 },
             descriptors: BTreeMap::from([("shop.v1.Cart".to_owned(), "00ff".to_owned())]),
+            trust: Shown {
+                expires: Timestamp(5),
+                renew: Timestamp(4),
+                problem: None,
+                keys: vec!["00ff00ff".to_owned()],
+            },
             ..Member::new(9, address())
         }
     }

@@ -22,7 +22,7 @@ use std::{
 
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, ListenerHandle, ProtocolVersion,
-    spawn_chitchat,
+    spawn_chitchat, transport::Transport,
 };
 use outpost_proto::keys::gossip as keys;
 use rand::seq::{IteratorRandom, SliceRandom};
@@ -42,6 +42,7 @@ use super::{
 use crate::{
     id::{ModuleName, NodeId},
     net::UdpTransport,
+    trust::{Seal, Shown},
 };
 
 /// How long a dead node is remembered. Longer, and dead nodes fill the datagrams of large clusters.
@@ -74,6 +75,8 @@ pub(crate) struct Options {
     /// Where to listen, by UDP. A port, not 0: others connect to the same by TCP.
     pub(crate) listen: SocketAddr,
     pub(crate) seeds: Seeds,
+    /// How to seal it; plain without.
+    pub(crate) seal: Option<Seal>,
     /// The length of a gossip round.
     pub(crate) interval: Duration,
     /// How many usual intervals without a sign of life make a node dead.
@@ -121,6 +124,18 @@ struct Inner {
     _tasks: JoinSet<()>,
 }
 
+#[cfg(not(feature = "simulation"))]
+fn sealing(seal: Seal, config: &ChitchatConfig) -> Box<dyn Transport> {
+    let own = config.chitchat_id.gossip_advertise_addr;
+    Box::new(super::transport::Sealed { seal, cluster: config.cluster_id.clone(), own })
+}
+
+/// A simulated machine hands on messages as they are.
+#[cfg(feature = "simulation")]
+fn sealing(_: Seal, _: &ChitchatConfig) -> Box<dyn Transport> {
+    Box::new(UdpTransport)
+}
+
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Membership").field("node", &self.inner.node).finish_non_exhaustive()
@@ -133,7 +148,7 @@ impl Membership {
     /// # Errors
     /// An address that can't be listened on, or more to say than gossip carries.
     pub(crate) async fn start(options: Options) -> Result<Self, GossipError> {
-        let Options { node, cluster, listen, seeds, interval, phi, own } = options;
+        let Options { node, cluster, listen, seeds, seal, interval, phi, own } = options;
         if own.address.port() == 0 || own.address.ip().is_unspecified() {
             return Err(GossipError::Advertise { advertise: own.address });
         }
@@ -159,7 +174,11 @@ impl Membership {
             extra_liveness_predicate: None,
             protocol_version: ProtocolVersion::V1,
         };
-        let chitchat = spawn_chitchat(config, words, &UdpTransport)
+        let transport: Box<dyn Transport> = match seal {
+            Some(seal) => sealing(seal, &config),
+            None => Box::new(UdpTransport),
+        };
+        let chitchat = spawn_chitchat(config, words, &*transport)
             .await
             .map_err(|error| GossipError::Listen { listen, problem: error.root_cause().to_string() })?;
         let chitchat = Arc::new(chitchat);
@@ -294,6 +313,14 @@ impl Membership {
     /// [`TooLarge`]; others are told nothing new then.
     pub(crate) fn set_descriptors(&self, descriptors: BTreeMap<String, String>) -> Result<(), TooLarge> {
         self.change(|own| own.descriptors = descriptors)
+    }
+
+    /// Says what this node shows to others.
+    ///
+    /// # Errors
+    /// [`TooLarge`]; others are told nothing new then.
+    pub(crate) fn set_trust(&self, trust: Shown) -> Result<(), TooLarge> {
+        self.change(|own| own.trust = trust)
     }
 
     /// Says what this node hosts. Errors of instances are shortened.

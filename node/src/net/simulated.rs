@@ -15,12 +15,8 @@ use chitchat::{
     ChitchatEnvelope,
     transport::{RecvOutcome, SendOutcome, Socket, Transport},
 };
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::{
-    Channel, Endpoint, Error, Uri,
-    server::{Connected, TcpConnectInfo},
-};
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::simulation::{Datagrams, Listener, Stream, machine};
 
@@ -126,23 +122,6 @@ impl TcpSocket {
 
 pub(crate) async fn lookup_host(name: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
     machine().look_up(name).map(Vec::into_iter)
-}
-
-fn connector()
--> impl tower::Service<Uri, Response = TokioIo<TcpStream>, Error = io::Error, Future: Send> + Send + Clone + 'static {
-    tower::service_fn(|uri: Uri| async move {
-        let address = uri.authority().and_then(|authority| authority.as_str().parse().ok());
-        let address = address.ok_or_else(|| io::Error::other(format!("{uri} is no address")))?;
-        TcpStream::connect(address).await.map(TokioIo::new)
-    })
-}
-
-pub(crate) fn connect_lazily(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(connector())
-}
-
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
-    endpoint.connect_with_connector(connector()).await
 }
 
 /// Carries gossip.

@@ -67,6 +67,7 @@ use crate::{
     clock, disk,
     id::{Incarnation, NodeId, RaftId},
     membership::{Identity, Members},
+    trust::Trust,
 };
 
 /// The largest proposal, in bytes of JSON.
@@ -82,6 +83,7 @@ pub(crate) struct Options {
     /// Where the log is kept; in memory without it.
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) members: watch::Receiver<Arc<Members>>,
+    pub(crate) trust: Trust,
     /// Addresses that this node was told to look at; none when it was told of nobody.
     pub(crate) seeds: Option<watch::Receiver<Vec<SocketAddr>>>,
     /// The nodes that a new cluster begins with.
@@ -315,8 +317,18 @@ impl Log {
     /// # Errors
     /// [`LogError`] when the data directory can't be used, or the options make no sense.
     pub(crate) async fn open(options: Options) -> Result<Self, LogError> {
-        let Options { identity, node, cluster_name, data_dir, members, seeds, mut initial_voters, max_voters, timing } =
-            options;
+        let Options {
+            identity,
+            node,
+            cluster_name,
+            data_dir,
+            members,
+            trust,
+            seeds,
+            mut initial_voters,
+            max_voters,
+            timing,
+        } = options;
         let named = initial_voters.len();
         initial_voters.sort();
         initial_voters.dedup();
@@ -342,7 +354,7 @@ impl Log {
         let (store, bound, machine) = opening.await.map_err(|error| LogError::Raft(error.to_string()))??;
         let cluster = watch::Sender::new(bound.clone().unwrap_or_default());
 
-        let peers = Arc::new(Peers::new(members, timing.election_min.min(Duration::from_secs(2))));
+        let peers = Arc::new(Peers::new(members, timing.election_min.min(Duration::from_secs(2)), trust));
         let me = identity.raft_id;
         let network = Network { peers: peers.clone(), me, cluster: cluster.subscribe(), pause: timing.heartbeat };
         let config = raft_config(&cluster_name, &timing).map_err(|error| LogError::Raft(error.to_string()))?;
@@ -721,11 +733,11 @@ impl Shared {
 
     /// Has another node add an entry.
     async fn forward(&self, leader: RaftId, proposal: Vec<u8>, limit: Duration) -> Written {
-        let Some((_, member)) = self.peers.find(leader) else { return Written::NotLeader(None) };
+        let Some((node, member)) = self.peers.find(leader) else { return Written::NotLeader(None) };
         let cluster = self.cluster.borrow().clone();
         let mut request = tonic::Request::new(wire::ProposeRequest { cluster, proposal });
         request.set_timeout(limit);
-        let mut client = self.peers.placement(member.address);
+        let mut client = self.peers.placement(member.address, Some(&node));
         let answered = match timeout(limit, client.propose(request)).await {
             Ok(answered) => answered,
             Err(_) => return Written::Unknown("the leader did not answer".to_owned()),
@@ -755,7 +767,7 @@ impl Shared {
             return renewed.ok_or_else(|| RenewError::NoLeader(self.status()));
         }
         let unreachable = |problem: String| RenewError::Unreachable { node: node.clone(), problem };
-        let (_, member) =
+        let (found, member) =
             self.peers.find(raft_id).ok_or_else(|| unreachable("gossip does not know where it is".to_owned()))?;
         let limit = self.timing.lease / 2;
         let mut request = tonic::Request::new(wire::RenewRequest {
@@ -765,7 +777,7 @@ impl Shared {
             applied,
         });
         request.set_timeout(limit);
-        let mut client = self.peers.placement(member.address);
+        let mut client = self.peers.placement(member.address, Some(&found));
         let answered = timeout(limit, client.renew(request)).await;
         let answered = answered.map_err(|_| unreachable("it took too long".to_owned()))?;
         let answer = answered.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();

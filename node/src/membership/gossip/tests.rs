@@ -32,6 +32,7 @@ fn options(name: &str, address: SocketAddr, generation: u64, seeds: &[SocketAddr
         cluster: "test".to_owned(),
         listen: address,
         seeds: Seeds::new(seeds.iter().map(ToString::to_string).collect(), None, vec![address]),
+        seal: None,
         interval: ROUND,
         phi: PHI,
         own: Member {

@@ -177,7 +177,7 @@ async fn begin(
         cluster: cluster.clone(),
     };
     for (node, address) in addresses {
-        let mut client = shared.peers.placement(*address);
+        let mut client = shared.peers.placement(*address, Some(node));
         let answer = timeout(shared.timing.election_max, client.elect(request.clone())).await;
         let answer = answer.map_err(|_| format!("node `{node}` does not answer"))?;
         let answer = answer.map_err(|status| format!("node `{node}`: {}", status.message()))?.into_inner();
@@ -215,12 +215,16 @@ async fn join(shared: &Shared, cluster: &str, node: &str) -> Result<(), String> 
 /// Says hello to every address known.
 async fn ask_everybody(shared: &Shared) -> Vec<(SocketAddr, HelloResponse)> {
     let members = shared.peers.members();
-    let mut addresses: BTreeSet<SocketAddr> =
-        members.iter().filter(|(node, _)| *node != shared.node()).map(|(_, member)| member.address).collect();
+    let others = members.iter().filter(|(node, _)| *node != shared.node());
+    let mut addresses: BTreeMap<SocketAddr, Option<&NodeId>> =
+        others.map(|(node, member)| (member.address, Some(node))).collect();
     if let Some(seeds) = &shared.seeds {
-        addresses.extend(seeds.borrow().iter().copied());
+        for seed in seeds.borrow().iter() {
+            addresses.entry(*seed).or_default();
+        }
     }
-    let asked = addresses.into_iter().map(|address| async move { (address, hello(shared, address).await) });
+    let asked =
+        addresses.into_iter().map(|(address, node)| async move { (address, hello(shared, address, node).await) });
     let mut answers = Vec::new();
     for (address, answer) in join_all(asked).await {
         match answer {
@@ -235,9 +239,9 @@ async fn ask_everybody(shared: &Shared) -> Vec<(SocketAddr, HelloResponse)> {
     answers
 }
 
-async fn hello(shared: &Shared, address: SocketAddr) -> Result<HelloResponse, Status> {
+async fn hello(shared: &Shared, address: SocketAddr, node: Option<&NodeId>) -> Result<HelloResponse, Status> {
     let request = HelloRequest { cluster_name: shared.cluster_name.clone(), node: shared.node().to_string() };
-    let mut client = shared.peers.placement(address);
+    let mut client = shared.peers.placement(address, node);
     let answer = timeout(shared.timing.ask.max(shared.timing.election_min), client.hello(request)).await;
     Ok(answer.map_err(|_| Status::deadline_exceeded("it took too long"))??.into_inner())
 }

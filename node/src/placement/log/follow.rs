@@ -75,7 +75,7 @@ async fn watch(shared: &Shared, node: Option<&NodeId>, address: SocketAddr) -> b
     let silence = shared.timing.ask * 3 + Duration::from_millis(500);
     let after = shared.states.borrow().index;
     let request = WatchRequest { cluster: shared.cluster.borrow().clone(), after };
-    let mut client = shared.peers.placement(address);
+    let mut client = shared.peers.placement(address, node);
     let mut changes = match timeout(silence, client.watch(request)).await {
         Ok(Ok(changes)) => changes.into_inner(),
         Ok(Err(status)) => {

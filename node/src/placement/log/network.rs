@@ -26,7 +26,7 @@ use super::{
     peers::Peers,
     store::{Peer, Types},
 };
-use crate::id::RaftId;
+use crate::{id::RaftId, trust};
 
 /// Makes Raft's connections.
 #[derive(Debug, Clone)]
@@ -68,14 +68,14 @@ type Rpc<T, E> = Result<T, RPCError<RaftId, Peer, E>>;
 impl Network {
     /// One call; the answer's body.
     async fn call(&self, target: RaftId, method: Method, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, Status> {
-        let (_, member) = self
+        let (node, member) = self
             .peers
             .find(target)
             .ok_or_else(|| Status::unavailable(format!("gossip does not know where member {target:x} is")))?;
         let cluster = self.cluster.borrow().clone();
         let mut request = Request::new(ConsensusRequest { cluster, from: self.me, to: target, body });
         request.set_timeout(limit);
-        let mut client = self.peers.consensus(member.address);
+        let mut client = self.peers.consensus(member.address, &node);
         let response = match method {
             Method::Append => client.append(request).await,
             Method::Vote => client.vote(request).await,
@@ -150,8 +150,10 @@ pub(crate) struct Members {
 
 impl Members {
     /// Makes sure that a message is for this member, and from one that may be of its cluster.
-    async fn check(&self, request: &ConsensusRequest) -> Result<(), Status> {
+    async fn check(&self, request: Request<ConsensusRequest>) -> Result<ConsensusRequest, Status> {
         let shared = &self.shared;
+        let peer = request.extensions().get::<trust::Peer>().cloned();
+        let request = request.into_inner();
         if shared.stop.is_cancelled() {
             return Err(Status::unavailable("the placement log of this node has ended"));
         }
@@ -168,11 +170,17 @@ impl Members {
             let text = format!("this node is of cluster `{mine}`, not `{}`", request.cluster);
             return Err(Status::failed_precondition(text));
         }
-        if shared.states.borrow().retired.contains(&request.from) {
+        let state = Arc::clone(&shared.states.borrow());
+        if state.retired.contains(&request.from) {
             warn!(from = request.from, "a member that was replaced still sends; refused");
             return Err(Status::failed_precondition("the sender was replaced, and must not come back"));
         }
-        shared.bound(&mine).await.map_err(|error| Status::internal(error.to_string()))
+        // One that has not registered yet is nobody that could be spoken for.
+        if let Some((node, _)) = state.nodes.iter().find(|(_, record)| record.raft_id == request.from) {
+            trust::may_speak_for(peer.as_ref(), node.as_str())?;
+        }
+        shared.bound(&mine).await.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(request)
     }
 }
 
@@ -188,14 +196,12 @@ fn answer<T: Serialize, E: Serialize>(answer: &Result<T, E>) -> Result<Response<
 #[tonic::async_trait]
 impl Consensus for Members {
     async fn append(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {
-        let request = request.into_inner();
-        self.check(&request).await?;
+        let request = self.check(request).await?;
         answer(&self.shared.raft.append_entries(body(&request)?).await)
     }
 
     async fn vote(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {
-        let request = request.into_inner();
-        self.check(&request).await?;
+        let request = self.check(request).await?;
         answer(&self.shared.raft.vote(body(&request)?).await)
     }
 
@@ -203,14 +209,12 @@ impl Consensus for Members {
         &self,
         request: Request<ConsensusRequest>,
     ) -> Result<Response<ConsensusResponse>, Status> {
-        let request = request.into_inner();
-        self.check(&request).await?;
+        let request = self.check(request).await?;
         answer(&self.shared.raft.install_snapshot(body(&request)?).await)
     }
 
     async fn take_lead(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {
-        let request = request.into_inner();
-        self.check(&request).await?;
+        let request = self.check(request).await?;
         info!(from = request.from, "asked to lead");
         let elected = self.shared.raft.trigger().elect().await;
         elected.map_err(|error| Status::unavailable(error.to_string()))?;

@@ -14,23 +14,24 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     id::{NodeId, RaftId},
     membership::{Member, Members},
-    net,
+    trust::Trust,
 };
 
 /// The largest message. A snapshot comes in parts; a whole state for a watcher does not.
 pub(crate) const LARGEST: usize = 16 << 20;
 
-/// Other nodes. Each address has one connection, which is made when it is first used, and made again when it broke.
+/// Other nodes. Each has one connection, which is made when it is first used, and made again when it broke.
 #[derive(Debug)]
 pub(crate) struct Peers {
     members: watch::Receiver<Arc<Members>>,
-    channels: Mutex<HashMap<SocketAddr, Channel>>,
+    channels: Mutex<HashMap<(SocketAddr, Option<NodeId>), Channel>>,
     connect_within: Duration,
+    trust: Trust,
 }
 
 impl Peers {
-    pub(crate) fn new(members: watch::Receiver<Arc<Members>>, connect_within: Duration) -> Self {
-        Self { members, channels: Mutex::default(), connect_within }
+    pub(crate) fn new(members: watch::Receiver<Arc<Members>>, connect_within: Duration, trust: Trust) -> Self {
+        Self { members, channels: Mutex::default(), connect_within, trust }
     }
 
     pub(crate) fn members(&self) -> Arc<Members> {
@@ -49,34 +50,36 @@ impl Peers {
         found.max_by_key(|(_, member)| (member.alive, member.generation)).map(|(node, m)| (node.clone(), m.clone()))
     }
 
-    pub(crate) fn consensus(&self, address: SocketAddr) -> ConsensusClient<Channel> {
-        ConsensusClient::new(self.channel(address))
+    pub(crate) fn consensus(&self, address: SocketAddr, node: &NodeId) -> ConsensusClient<Channel> {
+        ConsensusClient::new(self.channel(address, Some(node)))
             .max_decoding_message_size(LARGEST)
             .max_encoding_message_size(LARGEST)
     }
 
-    pub(crate) fn placement(&self, address: SocketAddr) -> PlacementClient<Channel> {
-        PlacementClient::new(self.channel(address))
+    /// Where the name is not known, whoever is there is asked.
+    pub(crate) fn placement(&self, address: SocketAddr, node: Option<&NodeId>) -> PlacementClient<Channel> {
+        PlacementClient::new(self.channel(address, node))
             .max_decoding_message_size(LARGEST)
             .max_encoding_message_size(LARGEST)
     }
 
-    fn channel(&self, address: SocketAddr) -> Channel {
+    fn channel(&self, address: SocketAddr, node: Option<&NodeId>) -> Channel {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&address) {
+        let key = (address, node.cloned());
+        if let Some(channel) = channels.get(&key) {
             return channel.clone();
         }
         // Addresses where nobody is any more.
         let members = self.members.borrow().clone();
-        channels.retain(|known, _| members.values().any(|member| member.address == *known));
+        channels.retain(|(known, _), _| members.values().any(|member| member.address == *known));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a good URI");
         let endpoint = endpoint
             .connect_timeout(self.connect_within)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
-        let channel = net::connect_lazily(&endpoint);
-        channels.insert(address, channel.clone());
+        let channel = endpoint.connect_with_connector_lazy(self.trust.connector(address, node.cloned()));
+        channels.insert(key, channel.clone());
         channel
     }
 }

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     id::{Incarnation, NodeId},
-    placement::state::State,
+    placement::state::{Command, Proposal, State},
+    trust::{self, Peer},
 };
 
 /// Serves `outpost.cluster.v1.Placement`.
@@ -104,14 +105,20 @@ impl Placement for Service {
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
         let request = request.into_inner();
         self.of_this_cluster(&request.cluster)?;
         let shared = &self.shared;
         if request.proposal.len() > LARGEST_PROPOSAL {
             return Err(Status::invalid_argument(format!("a proposal has {LARGEST_PROPOSAL} bytes at the most")));
         }
-        let proposal = serde_json::from_slice(&request.proposal)
+        let proposal: Proposal = serde_json::from_slice(&request.proposal)
             .map_err(|error| Status::invalid_argument(format!("can't read the proposal: {error}")))?;
+        match &proposal.command {
+            Command::Register { node, .. } => trust::may_speak_for(peer.as_ref(), node.as_str())?,
+            Command::Leave(leaver) => trust::may_speak_for(peer.as_ref(), leaver.node.as_str())?,
+            _ => {}
+        }
         let written =
             shared.write(store::Request { proposal: Some(proposal), term: None }, shared.timing.propose).await;
         let result = match written {
@@ -147,6 +154,7 @@ impl Placement for Service {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        trust::speaks_for(&request, &request.get_ref().node)?;
         let RenewRequest { cluster, node, generation, applied } = request.into_inner();
         self.of_this_cluster(&cluster)?;
         let node = NodeId::parse(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;

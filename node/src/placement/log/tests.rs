@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use super::*;
 use crate::{
     id::{ModuleName, Timestamp},
-    membership::{Lifecycle, Load, Member},
+    membership::{Lifecycle, Member},
     placement::state::{Node, PartChange},
 };
 
@@ -128,6 +128,7 @@ impl<'a> Setup<'a> {
             cluster_name: "test".to_owned(),
             data_dir: self.dir.map(Path::to_owned),
             members: gossip.view(&node),
+            trust: Trust::default(),
             seeds: self.seeds.then(|| seeds.subscribe()),
             initial_voters: self.initial_voters.iter().map(|node| name(node)).collect(),
             max_voters: self.max_voters,
@@ -135,22 +136,14 @@ impl<'a> Setup<'a> {
         };
         let log = Log::open(options).await.unwrap();
         let member = Member {
-            generation: self.generation,
-            address,
             alive: true,
             lifecycle: Lifecycle::Ready,
-            ingress: String::new(),
-            ingress_tls: false,
-            admin: String::new(),
             application: "test".to_owned(),
             version: "1".to_owned(),
             raft_id: self.raft_id,
             persistent: self.dir.is_some(),
             cluster: log.cluster().borrow().clone(),
-            labels: BTreeMap::new(),
-            hosting: BTreeMap::new(),
-            load: Load::default(),
-            descriptors: BTreeMap::new(),
+            ..Member::new(self.generation, address)
         };
         gossip.change(|members| drop(members.insert(node.clone(), member)));
         let stop = CancellationToken::new();

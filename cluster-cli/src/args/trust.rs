@@ -1,0 +1,130 @@
+//! `ca`, `keyring` and `context`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{DataOutput, NodeArgs};
+use crate::address::{Address, node_address};
+
+pub(super) const CA_EXAMPLES: &str = "\
+Examples:
+  outpost ca init                                       an authority, and a key for gossip, in ./trust
+  outpost ca issue node-1 node-2 node-3 --cluster shop  trust/node-1.pem and trust/node-1.key, and so on
+  outpost ca issue --operator alice --cluster shop      for the tool: see `outpost context`
+  outpost ca issue node-1 --cluster shop --days 1       a new certificate for the same key: the node takes it up
+
+A node is told of its files by trust.certificate, trust.key, trust.authorities (ca.pem) and trust.gossip_keys
+(gossip.keys). Keep ca.key where no node is: who has it can be any node.";
+
+pub(super) const KEYRING_EXAMPLES: &str = "\
+Examples:
+  outpost keyring list                    which keys each node has
+  outpost keyring generate >> gossip.keys a new key, at the end of the file
+
+To change the key of a running cluster, change the file that `trust.gossip_keys` names on every node, in three steps; each
+is done once `outpost keyring list` shows it for all nodes: add the new key at the end; put it first; remove the old one.";
+
+pub(super) const CONTEXT_EXAMPLES: &str = "\
+Examples:
+  outpost context set prod --node 10.0.0.5:7001 --certificate alice.pem --key alice.key --authorities ca.pem
+  outpost context use prod
+  outpost context list
+  outpost status --context prod";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Makes an authority, and a key for gossip.
+    Init(CaInitArgs),
+    /// Makes certificates for nodes or an operator.
+    Issue(CaIssueArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaInitArgs {
+    /// The folder to make it in.
+    #[arg(long, value_name = "FOLDER", default_value = "trust")]
+    pub(crate) dir: PathBuf,
+    /// The trust domain: the first part of every name that it gives.
+    #[arg(long, value_name = "NAME", default_value = "outpost.local")]
+    pub(crate) domain: String,
+    /// How long it is good for.
+    #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    pub(crate) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaIssueArgs {
+    /// The nodes' names, as `node.name` sets them.
+    #[arg(value_name = "NODE", required_unless_present = "operator")]
+    pub(crate) nodes: Vec<String>,
+    /// A certificate for an operator of this name.
+    #[arg(long, value_name = "NAME", conflicts_with = "nodes")]
+    pub(crate) operator: Option<String>,
+    /// The cluster's name: `cluster.name`, or the application's name where that is not set.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: String,
+    /// The folder of the authority.
+    #[arg(long, value_name = "FOLDER", default_value = "trust")]
+    pub(crate) dir: PathBuf,
+    /// How long they are good for.
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyringVerb {
+    /// Prints a new key.
+    Generate,
+    /// Lists the keys that each node has: the first seals, all of them open.
+    List(KeyringListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyringListArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: DataOutput,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextVerb {
+    /// Lists the contexts; the current one has a star.
+    List {
+        /// How to print them.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: DataOutput,
+    },
+    /// Makes or replaces a context.
+    Set(ContextSetArgs),
+    /// Makes a context the current one; `none` is none.
+    Use {
+        /// Its name.
+        name: String,
+    },
+    /// Removes a context. The files that it names stay.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContextSetArgs {
+    /// Its name.
+    pub(crate) name: String,
+    /// The admin API (`admin.listen`) of a node.
+    #[arg(long, value_name = "ADDRESS", value_parser = node_address)]
+    pub(crate) node: Address,
+    /// The operator's certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["key", "authorities"])]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+    /// The certificates of those who may sign the nodes' certificates.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub(crate) authorities: Option<PathBuf>,
+}

@@ -1,0 +1,311 @@
+//! A small authority, for local clusters and for those who have none: `ca`.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use outpost_proto::{
+    identity::{Identity, Role},
+    keyring::{self, GossipKey},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use x509_parser::{extensions::GeneralName, pem::parse_x509_pem};
+
+use crate::{
+    args::{CaInitArgs, CaIssueArgs, CaVerb},
+    error::CliError,
+    files,
+    output::Output,
+};
+
+/// Clocks differ: a certificate is good from so long ago.
+const BEFORE: Duration = Duration::from_secs(5 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why an authority is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadAuthority {
+    #[error("{} exists; take another folder with --dir, or remove it: what it has signed is then believed no more", .0.display())]
+    Exists(PathBuf),
+    #[error("there is no authority in {}; make one with `outpost ca init --dir {}`", .0.display(), .0.display())]
+    Missing(PathBuf),
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Name(String),
+    #[error("can't make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+fn bad(path: &Path) -> impl Fn(io::Error) -> BadAuthority + '_ {
+    |error| BadAuthority::File { path: path.to_owned(), problem: error.to_string() }
+}
+
+/// An authority in a folder.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    folder: PathBuf,
+    domain: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// The certificates of those who may sign.
+    pub(crate) fn authorities(folder: &Path) -> PathBuf {
+        folder.join("ca.pem")
+    }
+
+    /// The keys of gossip.
+    pub(crate) fn gossip_keys(folder: &Path) -> PathBuf {
+        folder.join("gossip.keys")
+    }
+
+    fn key(folder: &Path) -> PathBuf {
+        folder.join("ca.key")
+    }
+
+    /// Makes one, and a key for gossip.
+    pub(crate) fn init(folder: &Path, domain: &str, days: u32) -> Result<(), BadAuthority> {
+        // Whether the domain can be one, the names that it gives tell.
+        let name = format!("spiffe://{domain}/outpost/a/node/a");
+        name.parse::<Identity>().map_err(|_| {
+            BadAuthority::Name(format!(
+                "`{domain}` can't be a trust domain: use lower-case letters, digits, dashes, dots and underscores"
+            ))
+        })?;
+        files::folder(folder).map_err(bad(folder))?;
+        let (certificate, key, gossip) = (Self::authorities(folder), Self::key(folder), Self::gossip_keys(folder));
+        for path in [&certificate, &key, &gossip] {
+            if path.exists() {
+                return Err(BadAuthority::Exists(path.clone()));
+            }
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&format!("Outpost authority of {domain}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
+        good_for(&mut params, days);
+        let signing = KeyPair::generate()?;
+        let made = params.self_signed(&signing)?;
+        let secret = GossipKey::new(rand::random());
+        // The certificate last: it is what tells that there is an authority.
+        create(&gossip, keyring::render(&[secret]).as_bytes())?;
+        create(&key, signing.serialize_pem().as_bytes())?;
+        create(&certificate, made.pem().as_bytes())
+    }
+
+    pub(crate) fn open(folder: &Path) -> Result<Self, BadAuthority> {
+        let (certificate, key) = (Self::authorities(folder), Self::key(folder));
+        if !certificate.exists() {
+            return Err(BadAuthority::Missing(folder.to_owned()));
+        }
+        let pem = fs::read_to_string(&certificate).map_err(bad(&certificate))?;
+        let domain = domain(&pem).map_err(|problem| BadAuthority::File { path: certificate.clone(), problem })?;
+        let secret = fs::read_to_string(&key).map_err(bad(&key))?;
+        let signing = KeyPair::from_pem(&secret)
+            .map_err(|error| BadAuthority::File { path: key.clone(), problem: error.to_string() })?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, signing)
+            .map_err(|error| BadAuthority::File { path: certificate, problem: error.to_string() })?;
+        Ok(Self { folder: folder.to_owned(), domain, issuer })
+    }
+
+    /// Makes a certificate. The key stays, if there is one: then only one file changes, at one moment.
+    ///
+    /// # Errors
+    /// A name that can't be one, or a file.
+    pub(crate) fn issue(&self, cluster: &str, role: Role, days: u32) -> Result<Issued, BadAuthority> {
+        let name = match &role {
+            Role::Node(name) | Role::Operator(name) => name.clone(),
+        };
+        let identity = Identity { domain: self.domain.clone(), cluster: cluster.to_owned(), role };
+        let uri = identity.to_string();
+        // What is read as something else is no name.
+        if uri.parse() != Ok(identity) || name == "ca" {
+            return Err(BadAuthority::Name(format!("{uri} can't be a certificate's name; choose another")));
+        }
+        let issued = Issued {
+            certificate: self.folder.join(format!("{name}.pem")),
+            key: self.folder.join(format!("{name}.key")),
+            name: uri.clone(),
+        };
+        let pair = match fs::read_to_string(&issued.key) {
+            Ok(pem) => KeyPair::from_pem(&pem)
+                .map_err(|error| BadAuthority::File { path: issued.key.clone(), problem: error.to_string() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let pair = KeyPair::generate()?;
+                create(&issued.key, pair.serialize_pem().as_bytes())?;
+                pair
+            }
+            Err(error) => return Err(bad(&issued.key)(error)),
+        };
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        params.use_authority_key_identifier_extension = true;
+        good_for(&mut params, days);
+        let made = params.signed_by(&pair, &self.issuer)?;
+        files::replace(&issued.certificate, made.pem().as_bytes()).map_err(bad(&issued.certificate))?;
+        Ok(issued)
+    }
+}
+
+/// A certificate and its key.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) name: String,
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn good_for(params: &mut CertificateParams, days: u32) {
+    #[expect(clippy::disallowed_methods, reason = "certificates are of the wall clock's time")]
+    let now = SystemTime::now();
+    params.not_before = (now - BEFORE).into();
+    params.not_after = (now + DAY * days).into();
+}
+
+/// The realm of an authority: the URI in its certificate (X509-SVID.md, section 3.2).
+fn domain(pem: &str) -> Result<String, String> {
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
+    let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    let domain = names.into_iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
+        _ => None,
+    });
+    domain.map(str::to_owned).ok_or_else(|| "it names no trust domain; was it made by `outpost ca init`?".to_owned())
+}
+
+/// A file that is new, and its owner's alone.
+fn create(path: &Path, content: &[u8]) -> Result<(), BadAuthority> {
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(bad(path))
+}
+
+pub(crate) async fn run(verb: &CaVerb, out: &mut Output) -> Result<(), CliError> {
+    match verb {
+        CaVerb::Init(CaInitArgs { dir, domain, days }) => {
+            Authority::init(dir, domain, *days)?;
+            let made = [Authority::authorities(dir), Authority::key(dir), Authority::gossip_keys(dir)];
+            for (path, what) in made.iter().zip(["whom to trust", "who signs: keep it secret", "seals gossip: secret"])
+            {
+                out.print(&format!("{}  {what}", path.display())).await?;
+            }
+        }
+        CaVerb::Issue(CaIssueArgs { nodes, operator, cluster, dir, days }) => {
+            let authority = Authority::open(dir)?;
+            let roles = nodes.iter().cloned().map(Role::Node).chain(operator.iter().cloned().map(Role::Operator));
+            for role in roles {
+                let issued = authority.issue(cluster, role, *days)?;
+                let (certificate, key) = (issued.certificate.display(), issued.key.display());
+                out.print(&format!("{certificate}  {key}  {}", issued.name)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use outpost_proto::mutual::{BadCredentials, Credentials};
+
+    use super::*;
+
+    fn now() -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "certificates are of the wall clock's time")]
+        let now = SystemTime::now();
+        now.duration_since(SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    fn read(issued: &Issued, folder: &Path, at: Duration) -> Result<Credentials, BadCredentials> {
+        let [certificate, key, authorities] =
+            [issued.certificate.clone(), issued.key.clone(), Authority::authorities(folder)]
+                .map(|path| fs::read(path).unwrap());
+        Credentials::from_pem(&certificate, &key, &authorities, at)
+    }
+
+    #[test]
+    fn what_it_issues_is_believed_until_it_expires() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("trust");
+        Authority::init(&dir, "example.org", 2).unwrap();
+        let authority = Authority::open(&dir).unwrap();
+        let issued = authority.issue("shop", Role::Node("node-1".to_owned()), 1).unwrap();
+        let credentials = read(&issued, &dir, now()).unwrap();
+        assert_eq!(credentials.identity.to_string(), "spiffe://example.org/outpost/shop/node/node-1");
+        assert!(credentials.expires > now() && credentials.renew < credentials.expires);
+        let expired = read(&issued, &dir, now() + 2 * DAY).unwrap_err();
+        assert!(expired.problem.contains("expired"), "{expired}");
+        let keys = fs::read_to_string(Authority::gossip_keys(&dir)).unwrap();
+        assert_eq!(keyring::parse(&keys).unwrap().len(), 1);
+        for path in [issued.key, Authority::key(&dir), Authority::gossip_keys(&dir)] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_new_certificate_is_for_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        Authority::init(folder.path(), "example.org", 2).unwrap();
+        let authority = Authority::open(folder.path()).unwrap();
+        let role = || Role::Operator("alice".to_owned());
+        let first = authority.issue("shop", role(), 1).unwrap();
+        let before = [&first.certificate, &first.key].map(|path| fs::read(path).unwrap());
+        let again = authority.issue("shop", role(), 1).unwrap();
+        assert_ne!(fs::read(&again.certificate).unwrap(), before[0]);
+        assert_eq!(fs::read(&again.key).unwrap(), before[1]);
+        read(&again, folder.path(), now()).unwrap();
+    }
+
+    #[test]
+    fn another_authority_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
+        for dir in [&ours, &theirs] {
+            Authority::init(dir, "example.org", 2).unwrap();
+        }
+        let issued = Authority::open(&theirs).unwrap().issue("shop", Role::Node("node-1".to_owned()), 1).unwrap();
+        let stranger = read(&issued, &ours, now()).unwrap_err();
+        assert!(stranger.problem.contains("none of the authorities"), "{stranger}");
+    }
+
+    #[test]
+    fn what_cannot_be_named_or_is_there_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Authority::open(folder.path()).unwrap_err().to_string();
+        assert!(missing.contains("outpost ca init"), "{missing}");
+        assert!(matches!(Authority::init(folder.path(), "Example Org", 2), Err(BadAuthority::Name(_))));
+        Authority::init(folder.path(), "example.org", 2).unwrap();
+        assert!(matches!(Authority::init(folder.path(), "example.org", 2), Err(BadAuthority::Exists(_))));
+        let authority = Authority::open(folder.path()).unwrap();
+        for role in
+            [Role::Node("Node 1".to_owned()), Role::Operator("../a".to_owned()), Role::Operator("ca".to_owned())]
+        {
+            assert!(matches!(authority.issue("shop", role, 1), Err(BadAuthority::Name(_))));
+        }
+        assert!(matches!(authority.issue("a/b", Role::Node("a".to_owned()), 1), Err(BadAuthority::Name(_))));
+    }
+}

@@ -1,0 +1,271 @@
+//! Contexts: which cluster, and who asks. `context`.
+//!
+//! ```toml
+//! current = "prod"
+//!
+//! [contexts.prod]
+//! node = "10.0.0.5:7001"
+//! certificate = "/home/alice/alice.pem"
+//! key = "/home/alice/alice.key"
+//! authorities = "/home/alice/ca.pem"
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    args::{ContextSetArgs, ContextVerb, DataOutput},
+    error::CliError,
+    files,
+    output::Output,
+    text::table,
+};
+
+/// Why contexts are of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadContext {
+    #[error("there is no context `{name}`{}", list_of(.known))]
+    Unknown { name: String, known: Vec<String> },
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("can't tell where contexts are kept: neither OUTPOST_CONTEXTS nor XDG_CONFIG_HOME nor HOME is set")]
+    NoHome,
+    #[error("`{0}` can't name a context; `none` is what no context is called")]
+    Name(String),
+}
+
+fn list_of(names: &[String]) -> String {
+    match names {
+        [] => "; `outpost context set` makes one".to_owned(),
+        names => format!("; there are {}", names.join(", ")),
+    }
+}
+
+/// All contexts of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contexts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current: Option<String>,
+    #[serde(default)]
+    pub(crate) contexts: BTreeMap<String, Context>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Context {
+    /// The admin API of a node.
+    pub(crate) node: String,
+    #[serde(flatten)]
+    pub(crate) files: Option<Files>,
+}
+
+/// What an operator shows, and whom it believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Files {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) authorities: PathBuf,
+}
+
+/// Where contexts are kept.
+pub(crate) fn path() -> Result<PathBuf, BadContext> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = || set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    set("OUTPOST_CONTEXTS")
+        .or_else(|| folder().map(|folder| folder.join("outpost/contexts.toml")))
+        .ok_or(BadContext::NoHome)
+}
+
+impl Contexts {
+    /// Those of the user. Where there is no file, there is none.
+    pub(crate) fn load() -> Result<Self, BadContext> {
+        // Where there is no home, there is nothing in it.
+        let Ok(path) = path() else { return Ok(Self::default()) };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(BadContext::File { path, problem: error.to_string() }),
+        };
+        toml::from_str(&text).map_err(|error| BadContext::File { path, problem: error.message().to_owned() })
+    }
+
+    fn save(&self) -> Result<(), BadContext> {
+        let path = path()?;
+        let bad = |problem: String| BadContext::File { path: path.clone(), problem };
+        let text = toml::to_string(self).map_err(|error| bad(error.to_string()))?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| bad(error.to_string()))?;
+        }
+        files::replace(&path, text.as_bytes()).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The one that is asked for, or the current one.
+    pub(crate) fn choose(&self, name: Option<&str>) -> Result<Option<&Context>, BadContext> {
+        match name.or(self.current.as_deref()) {
+            None | Some("none") => Ok(None),
+            Some(name) => match self.contexts.get(name) {
+                Some(context) => Ok(Some(context)),
+                None => Err(self.unknown(name)),
+            },
+        }
+    }
+
+    fn unknown(&self, name: &str) -> BadContext {
+        BadContext::Unknown { name: name.to_owned(), known: self.contexts.keys().cloned().collect() }
+    }
+
+    fn change(&mut self, verb: &ContextVerb) -> Result<(), BadContext> {
+        match verb {
+            ContextVerb::List { .. } => {}
+            ContextVerb::Set(args) => {
+                if args.name == "none" || args.name.is_empty() {
+                    return Err(BadContext::Name(args.name.clone()));
+                }
+                self.contexts.insert(args.name.clone(), Context::of(args));
+                // The first one is meant.
+                self.current.get_or_insert_with(|| args.name.clone());
+            }
+            ContextVerb::Use { name } if name == "none" => self.current = None,
+            ContextVerb::Use { name } => {
+                self.choose(Some(name))?;
+                self.current = Some(name.clone());
+            }
+            ContextVerb::Remove { name } => {
+                self.contexts.remove(name).ok_or_else(|| self.unknown(name))?;
+                self.current.take_if(|current| current == name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same file, whatever the tool's working directory is later.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl Context {
+    fn of(args: &ContextSetArgs) -> Self {
+        let files = match (&args.certificate, &args.key, &args.authorities) {
+            (Some(certificate), Some(key), Some(authorities)) => Some(Files {
+                certificate: absolute(certificate),
+                key: absolute(key),
+                authorities: absolute(authorities),
+            }),
+            _ => None,
+        };
+        Self { node: args.node.to_string(), files }
+    }
+}
+
+pub(crate) async fn run(verb: &ContextVerb, out: &mut Output) -> Result<(), CliError> {
+    let mut contexts = Contexts::load()?;
+    if let ContextVerb::List { output } = verb {
+        return match output {
+            DataOutput::Table => out.print_told(&listed(&contexts)).await,
+            DataOutput::Json => out.print_json(&json!(contexts)).await,
+        };
+    }
+    contexts.change(verb)?;
+    contexts.save()?;
+    Ok(())
+}
+
+fn listed(contexts: &Contexts) -> String {
+    let rows = contexts.contexts.iter().map(|(name, context)| {
+        let current = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
+        let files = context.files.as_ref().map(|files| files.certificate.display().to_string());
+        [current.to_owned(), name.clone(), context.node.clone(), files.unwrap_or_else(|| "-".to_owned())]
+    });
+    table(["", "NAME", "NODE", "CERTIFICATE"], rows)
+}
+
+/// Puts the context of a local cluster in force for as long as it runs. Others' are left alone.
+#[derive(Debug)]
+pub(crate) struct Local {
+    before: Option<String>,
+    context: Context,
+}
+
+impl Local {
+    /// What it is called.
+    pub(crate) const NAME: &'static str = "dev";
+
+    pub(crate) fn begin(context: Context) -> Result<Self, BadContext> {
+        let mut contexts = Contexts::load()?;
+        let before = contexts.current.replace(Self::NAME.to_owned()).filter(|current| current != Self::NAME);
+        contexts.contexts.insert(Self::NAME.to_owned(), context.clone());
+        contexts.save()?;
+        Ok(Self { before, context })
+    }
+}
+
+impl Drop for Local {
+    /// Unless another cluster has taken its place.
+    fn drop(&mut self) {
+        let Ok(mut contexts) = Contexts::load() else { return };
+        if contexts.contexts.get(Self::NAME) != Some(&self.context) {
+            return;
+        }
+        contexts.contexts.remove(Self::NAME);
+        if contexts.current.as_deref() == Some(Self::NAME) {
+            contexts.current = self.before.take().filter(|before| contexts.contexts.contains_key(before));
+        }
+        // What is left says that nobody is there, and how to go on.
+        let _ = contexts.save();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(node: &str) -> Context {
+        Context { node: node.to_owned(), files: None }
+    }
+
+    fn two() -> Contexts {
+        let contexts = [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")];
+        let contexts = contexts.map(|(name, node)| (name.to_owned(), context(node)));
+        Contexts { current: Some("a".to_owned()), contexts: contexts.into() }
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_is_written() {
+        let mut contexts = two();
+        let files = Files { certificate: "/c".into(), key: "/k".into(), authorities: "/a".into() };
+        contexts.contexts.insert("c".to_owned(), Context { files: Some(files), ..context("127.0.0.1:3") });
+        assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
+    }
+
+    #[test]
+    fn the_one_that_is_asked_for_comes_first() {
+        let contexts = two();
+        assert_eq!(contexts.choose(None).unwrap(), Some(&context("127.0.0.1:1")));
+        assert_eq!(contexts.choose(Some("b")).unwrap(), Some(&context("127.0.0.1:2")));
+        assert_eq!(contexts.choose(Some("none")).unwrap(), None);
+        let unknown = contexts.choose(Some("x")).unwrap_err().to_string();
+        assert!(unknown.contains("`x`") && unknown.contains("a, b"), "{unknown}");
+        assert_eq!(Contexts::default().choose(None).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_removed_is_not_current() {
+        let mut contexts = two();
+        contexts.change(&ContextVerb::Remove { name: "a".to_owned() }).unwrap();
+        assert_eq!(contexts.current, None);
+        assert!(contexts.change(&ContextVerb::Use { name: "a".to_owned() }).is_err());
+        contexts.change(&ContextVerb::Use { name: "b".to_owned() }).unwrap();
+        assert_eq!(contexts.current.as_deref(), Some("b"));
+        contexts.change(&ContextVerb::Use { name: "none".to_owned() }).unwrap();
+        assert_eq!(contexts.current, None);
+    }
+}

@@ -1,0 +1,386 @@
+//! Who a node is to others, and whom it believes.
+//!
+//! ```text
+//! PEM files ─▶ files: read, checked, read again when they change ─▶ tls: configurations ─┬─▶ connect: to the node meant
+//!                                                                                        └─▶ accept: from whom it may be
+//! key file ─▶ the same ─▶ sealed: gossip, for who has a key of the cluster
+//! ```
+//!
+//! A certificate names its node (see `outpost_proto::identity`), and the two ends of a connection compare it with what they
+//! know: who connects, with the node that it means; who accepts, with its own cluster.
+//!
+//! **Invariant:** with certificates, nothing is said to, or heard from, somebody whose certificate an authority of the
+//! cluster has not signed for a role in it.
+
+mod files;
+pub(crate) mod sealed;
+mod tls;
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+pub(crate) use files::Follows;
+use files::{File, FromFiles};
+use hyper_util::rt::TokioIo;
+use outpost_proto::{
+    identity::{Identity, Role},
+    keyring::{self, GossipKey},
+    mutual::{self, Credentials},
+};
+use sealed::Ring;
+use serde::{Deserialize, Serialize};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, TlsStream,
+    rustls::{self, ServerConfig, pki_types::ServerName},
+    server,
+};
+use tokio_util::either::Either;
+use tonic::{Request, Status, transport::Uri};
+
+use crate::{
+    config::{PlainGossip, Settings, TlsSettings, TrustSettings},
+    disk,
+    id::{NodeId, Timestamp},
+    net::TcpStream,
+};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Why a certificate, a key or the like can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// A file can't be read.
+    #[error("can't read {}, which `{key}` names: {error}", path.display())]
+    Unreadable {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// What a file holds is of no use.
+    #[error("{} (`{key}`): {problem}", path.display())]
+    Unusable {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A connection, with TLS or without.
+pub(crate) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// What a node shows to others of its cluster and believes of them: certificates, or, without them, everything. Cheap to
+/// clone.
+#[derive(Clone, Default)]
+pub(crate) struct Trust(Option<Arc<FromFiles<Credentials>>>);
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trust").field(&self.identity().map(|identity| identity.to_string())).finish()
+    }
+}
+
+impl Trust {
+    /// Reads the files, where there are some.
+    ///
+    /// # Errors
+    /// A file that can't be used, or that is another node's.
+    pub(crate) fn load(settings: &Settings, cluster: &str) -> Result<Self, TrustError> {
+        let trust = &settings.trust;
+        let (Some(certificate), Some(key), Some(authorities)) = (&trust.certificate, &trust.key, &trust.authorities)
+        else {
+            return Ok(Self::default());
+        };
+        let files = vec![
+            File::new("trust.certificate", certificate),
+            File::new("trust.key", key),
+            File::new("trust.authorities", authorities),
+        ];
+        warn_if_open(&files[1]);
+        let (cluster, node) = (cluster.to_owned(), settings.node.name.clone());
+        let build = move |files: &[File], contents: &[Vec<u8>]| tls::for_node(files, contents, &cluster, node.as_str());
+        FromFiles::load(files, build).map(|credentials| Self(Some(Arc::new(credentials))))
+    }
+
+    /// What this node calls itself, if it has a certificate.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.0.as_ref().map(|credentials| credentials.current().identity.clone())
+    }
+
+    /// What follows the files, if there are some.
+    pub(crate) fn follows(&self) -> Option<Arc<dyn Follows>> {
+        self.0.clone().map(|credentials| credentials as Arc<dyn Follows>)
+    }
+
+    /// Connects to a node. Where its name is not known, any of the cluster will do.
+    ///
+    /// # Errors
+    /// What the system or TLS said, or that somebody else is there.
+    pub(crate) async fn connect(&self, address: SocketAddr, node: Option<&NodeId>) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address).await?;
+        // A small request must not wait for the next one to fill a packet.
+        stream.set_nodelay(true)?;
+        let Some(credentials) = &self.0 else { return Ok(Either::Left(stream)) };
+        let credentials = credentials.current();
+        let connector = TlsConnector::from(Arc::clone(&credentials.client));
+        let stream = connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map_err(in_words)?;
+        let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity).map_err(refused)?;
+        if let Some(node) = node
+            && peer.node() != Some(node.as_str())
+        {
+            return Err(refused(format!("{peer} is there, and not node `{node}`")));
+        }
+        if peer.node().is_none() {
+            return Err(refused(format!("{peer} is there, which is no node")));
+        }
+        Ok(Either::Right(TlsStream::Client(stream)))
+    }
+
+    /// The same as what tonic's endpoints connect by.
+    pub(crate) fn connector(
+        &self,
+        address: SocketAddr,
+        node: Option<NodeId>,
+    ) -> impl tower::Service<Uri, Response = TokioIo<Stream>, Error = io::Error, Future: Send> + Send + Clone + 'static
+    {
+        let trust = self.clone();
+        tower::service_fn(move |_: Uri| {
+            let (trust, node) = (trust.clone(), node.clone());
+            async move { trust.connect(address, node.as_ref()).await.map(TokioIo::new) }
+        })
+    }
+}
+
+/// The keys that gossip is sealed with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Seal {
+    keys: Arc<FromFiles<Keys>>,
+    pub(crate) plain: PlainGossip,
+}
+
+/// The keys of a file, and the ciphers made of them.
+struct Keys {
+    keys: Vec<GossipKey>,
+    ring: Arc<Ring>,
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seal").field("keys", &self.keys.current().keys).field("plain", &self.plain).finish()
+    }
+}
+
+impl Seal {
+    /// Reads the file, where there is one.
+    ///
+    /// # Errors
+    /// A file that is no keyring.
+    pub(crate) fn load(settings: &TrustSettings) -> Result<Option<Self>, TrustError> {
+        let Some(path) = &settings.gossip_keys else { return Ok(None) };
+        let files = vec![File::new("trust.gossip_keys", path)];
+        warn_if_open(&files[0]);
+        let keys = FromFiles::load(files, |files, contents| {
+            let text = String::from_utf8_lossy(&contents[0]);
+            let keys = keyring::parse(&text).map_err(|error| files[0].unusable(error.to_string()))?;
+            let ring = Arc::new(Ring::new(&keys));
+            Ok(Keys { keys, ring })
+        })?;
+        Ok(Some(Self { keys: Arc::new(keys), plain: settings.plain_gossip }))
+    }
+
+    /// The keys now.
+    pub(crate) fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.keys.current().ring)
+    }
+
+    /// What follows the file.
+    pub(crate) fn follows(&self) -> Arc<dyn Follows> {
+        Arc::clone(&self.keys) as Arc<dyn Follows>
+    }
+}
+
+/// What others are told of what a node shows. Nothing where it shows nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shown {
+    /// When its certificate ends ...
+    pub(crate) expires: Timestamp,
+    /// ... and when it should have another.
+    pub(crate) renew: Timestamp,
+    /// Why changed files are not in force.
+    pub(crate) problem: Option<String>,
+    /// The ids of its keys of gossip.
+    pub(crate) keys: Vec<String>,
+}
+
+impl Shown {
+    pub(crate) fn of(trust: &Trust, seal: Option<&Seal>) -> Self {
+        /// How much of a problem others are told. The rest is in the node's own log.
+        const MOST: usize = 300;
+        let since = |time: Duration| Timestamp(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let credentials = trust.0.as_ref();
+        let current = credentials.map(|credentials| credentials.current());
+        let problem = credentials
+            .and_then(|credentials| credentials.fault())
+            .or_else(|| seal.and_then(|seal| seal.keys.fault()))
+            .map(|problem| problem.chars().take(MOST).collect());
+        Self {
+            expires: current.as_ref().map(|current| since(current.expires)).unwrap_or_default(),
+            renew: current.as_ref().map(|current| since(current.renew)).unwrap_or_default(),
+            problem,
+            keys: seal.map(|seal| seal.ring().ids().map(|id| id.to_string()).collect()).unwrap_or_default(),
+        }
+    }
+
+    /// What an operator should see to, at a moment.
+    pub(crate) fn problems(&self, node: &NodeId, now: Timestamp) -> Vec<String> {
+        let mut problems = Vec::new();
+        let left = Duration::from_secs(self.expires.0.saturating_sub(now.0) / 1000);
+        if self.expires != Timestamp(0) && now >= self.expires {
+            problems.push(format!("node `{node}`: its certificate has expired, and no node connects to it any more"));
+        } else if self.expires != Timestamp(0) && now >= self.renew {
+            let left = humantime::format_duration(left);
+            problems.push(format!("node `{node}`: its certificate expires in {left}; put a new one in its place"));
+        }
+        problems
+            .extend(self.problem.iter().map(|problem| format!("node `{node}`: can't use changed files: {problem}")));
+        problems
+    }
+}
+
+/// Looks at files again and again.
+pub(crate) async fn follow(followed: Vec<Arc<dyn Follows>>) {
+    if followed.is_empty() {
+        return;
+    }
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let followed = followed.clone();
+        let looked = disk::blocking(move || followed.iter().for_each(|files| files.follow())).await;
+        if let Err(error) = looked {
+            tracing::error!(%error, "can't look at files any more");
+            return;
+        }
+    }
+}
+
+fn warn_if_open(key: &File) {
+    if tls::is_open_to_all(&key.path) {
+        tracing::warn!(
+            file = %key.path.display(),
+            "every user of this machine can read the private key; take that right away (chmod o-r)"
+        );
+    }
+}
+
+fn refused(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, problem)
+}
+
+fn in_words(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls @ rustls::Error::InvalidCertificate(_)) => refused(format!("its certificate: {}", mutual::told(tls))),
+        Some(rustls::Error::AlertReceived(alert)) => refused(format!("it refuses this node's certificate ({alert:?})")),
+        _ => error,
+    }
+}
+
+/// Who is at the other end of a connection, as its certificate says. An extension of the requests that come over it.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer(pub(crate) Identity);
+
+/// Lets a node speak for itself, and for nobody else.
+///
+/// # Errors
+/// `PERMISSION_DENIED` where the connection is another node's.
+pub(crate) fn speaks_for<T>(request: &Request<T>, node: &str) -> Result<(), Status> {
+    may_speak_for(request.extensions().get::<Peer>(), node)
+}
+
+/// The same, where only the peer is left of the request.
+///
+/// # Errors
+/// As [`speaks_for`].
+pub(crate) fn may_speak_for(peer: Option<&Peer>, node: &str) -> Result<(), Status> {
+    match peer {
+        Some(Peer(identity)) if identity.node() != Some(node) => {
+            Err(Status::permission_denied(format!("{identity} can't speak for node `{node}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How a listener takes its connections.
+#[derive(Clone)]
+pub(crate) struct Acceptor(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Clients(Arc<FromFiles<Arc<ServerConfig>>>),
+    Nodes(Arc<FromFiles<Credentials>>),
+    Operators(Arc<FromFiles<Credentials>>),
+}
+
+impl Acceptor {
+    /// For clients, who need no certificate.
+    ///
+    /// # Errors
+    /// A file that can't be used.
+    pub(crate) fn for_clients(settings: &TlsSettings) -> Result<Self, TrustError> {
+        let files = vec![
+            File::new("ingress.tls.certificate", &settings.certificate),
+            File::new("ingress.tls.key", &settings.key),
+        ];
+        warn_if_open(&files[1]);
+        FromFiles::load(files, tls::for_clients).map(|config| Self(Kind::Clients(Arc::new(config))))
+    }
+
+    /// For other nodes; none where everything is believed.
+    pub(crate) fn for_nodes(trust: &Trust) -> Option<Self> {
+        trust.0.clone().map(|credentials| Self(Kind::Nodes(credentials)))
+    }
+
+    /// For operators; none where everything is believed.
+    pub(crate) fn for_operators(trust: &Trust) -> Option<Self> {
+        trust.0.clone().map(|credentials| Self(Kind::Operators(credentials)))
+    }
+
+    /// What follows files that nothing else does.
+    pub(crate) fn follows(&self) -> Option<Arc<dyn Follows>> {
+        match &self.0 {
+            Kind::Clients(config) => Some(Arc::clone(config) as Arc<dyn Follows>),
+            Kind::Nodes(_) | Kind::Operators(_) => None,
+        }
+    }
+
+    /// Shakes hands. Who it is, where that was asked.
+    ///
+    /// # Errors
+    /// What TLS said, or that it is somebody who may not.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(server::TlsStream<TcpStream>, Option<Peer>)> {
+        let credentials = match &self.0 {
+            Kind::Clients(config) => {
+                let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
+                return Ok((stream, None));
+            }
+            Kind::Nodes(credentials) | Kind::Operators(credentials) => credentials.current(),
+        };
+        let stream = TlsAcceptor::from(Arc::clone(&credentials.server)).accept(stream).await.map_err(in_words)?;
+        let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity).map_err(refused)?;
+        let may =
+            matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(_), Role::Operator(_)));
+        if !may {
+            return Err(refused(format!("{peer} may not connect here")));
+        }
+        Ok((stream, Some(Peer(peer))))
+    }
+}

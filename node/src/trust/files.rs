@@ -1,0 +1,178 @@
+//! What is read from files, and read again when they change.
+//!
+//! Certificates live for a day where they are issued by a machine, so a process outlives them. Files are looked at, not
+//! watched: an orchestrator that swaps a symbolic link is seen like anything else.
+//!
+//! **Invariant:** what can't be used is never put in force. The last that could stays, and the fault is told.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+
+use super::TrustError;
+
+/// The largest file: a bundle of many authorities has a few hundred KiB.
+const LARGEST: u64 = 4 << 20;
+
+/// A file, and the key of the setting that names it.
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    pub(super) key: &'static str,
+    pub(super) path: PathBuf,
+}
+
+impl File {
+    pub(super) fn new(key: &'static str, path: &Path) -> Self {
+        Self { key, path: path.to_owned() }
+    }
+
+    /// What it holds is of no use.
+    pub(super) fn unusable(&self, problem: String) -> TrustError {
+        TrustError::Unusable { key: self.key, path: self.path.clone(), problem }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, TrustError> {
+        let read = || {
+            let file = fs::File::open(&self.path)?;
+            if file.metadata()?.len() > LARGEST {
+                return Err(io::Error::other("it is larger than 4 MiB"));
+            }
+            fs::read(&self.path)
+        };
+        read().map_err(|error| TrustError::Unreadable { key: self.key, path: self.path.clone(), error })
+    }
+}
+
+type Build<T> = Box<dyn Fn(&[File], &[Vec<u8>]) -> Result<T, TrustError> + Send + Sync>;
+
+/// What was made of some files.
+pub(super) struct FromFiles<T> {
+    files: Vec<File>,
+    build: Build<T>,
+    current: ArcSwap<T>,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    /// Of each file. What they hold is not kept: it is secret.
+    digests: Vec<blake3::Hash>,
+    /// Why what the files hold now is not in force.
+    fault: Option<String>,
+}
+
+impl<T> FromFiles<T> {
+    pub(super) fn load(
+        files: Vec<File>,
+        build: impl Fn(&[File], &[Vec<u8>]) -> Result<T, TrustError> + Send + Sync + 'static,
+    ) -> Result<Self, TrustError> {
+        let contents = files.iter().map(File::read).collect::<Result<Vec<_>, _>>()?;
+        let built = build(&files, &contents)?;
+        let read = Mutex::new(Read { digests: digests(&contents), fault: None });
+        Ok(Self { files, build: Box::new(build), current: ArcSwap::from_pointee(built), read })
+    }
+
+    pub(super) fn current(&self) -> Arc<T> {
+        self.current.load_full()
+    }
+
+    /// Why the last change of the files is not in force, if it is not.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
+    }
+
+    /// Looks at the files again.
+    fn look(&self) {
+        let read = &mut *self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let contents = self.files.iter().map(File::read).collect::<Result<Vec<_>, _>>();
+        let built = match contents {
+            Ok(contents) if digests(&contents) == read.digests => {
+                read.fault = None;
+                return;
+            }
+            // A file that is written anew may be half there; it is looked at again.
+            Ok(contents) => (self.build)(&self.files, &contents).map(|built| (digests(&contents), built)),
+            Err(error) => Err(error),
+        };
+        match built {
+            Ok((digests, built)) => {
+                *read = Read { digests, fault: None };
+                self.current.store(Arc::new(built));
+                let files: Vec<_> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+                tracing::info!(files = files.join(", "), "put changed files in force");
+            }
+            Err(error) => {
+                let fault = error.to_string();
+                if read.fault.as_ref() != Some(&fault) {
+                    tracing::error!(error = fault, "can't use changed files; what was in force before stays");
+                    read.fault = Some(fault);
+                }
+            }
+        }
+    }
+}
+
+fn digests(contents: &[Vec<u8>]) -> Vec<blake3::Hash> {
+    contents.iter().map(|content| blake3::hash(content)).collect()
+}
+
+/// Something that follows its files.
+pub(crate) trait Follows: Send + Sync {
+    /// Looks at the files again, which blocks.
+    fn follow(&self);
+}
+
+impl<T: Send + Sync> Follows for FromFiles<T> {
+    fn follow(&self) {
+        self.look();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(files: &[File], contents: &[Vec<u8>]) -> Result<u32, TrustError> {
+        let text = String::from_utf8_lossy(&contents[0]);
+        text.trim().parse().map_err(|error: std::num::ParseIntError| files[0].unusable(error.to_string()))
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_and_not_put_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        let load = || FromFiles::load(vec![File::new("a.b", &path)], number);
+        let missing = load().err().unwrap().to_string();
+        assert!(missing.contains("a.b") && missing.contains("number"), "{missing}");
+
+        fs::write(&path, "1").unwrap();
+        let followed = load().unwrap();
+        fs::write(&path, "x").unwrap();
+        followed.follow();
+        assert_eq!(*followed.current(), 1);
+        assert!(followed.fault().unwrap().contains("invalid digit"));
+        fs::remove_file(&path).unwrap();
+        followed.follow();
+        assert_eq!(*followed.current(), 1);
+        fs::write(&path, "2").unwrap();
+        followed.follow();
+        assert_eq!(*followed.current(), 2);
+        assert_eq!(followed.fault(), None);
+    }
+
+    #[test]
+    fn a_fault_is_gone_with_the_change_that_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        fs::write(&path, "x").unwrap();
+        followed.follow();
+        fs::write(&path, "1").unwrap();
+        followed.follow();
+        assert_eq!(followed.fault(), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! TLS configurations, from PEM files.
+
+use std::{path::Path, sync::Arc};
+
+use outpost_proto::mutual::{Credentials, Part};
+use tokio_rustls::rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+
+use super::{TrustError, files::File};
+use crate::clock;
+
+/// What clients that connect to a listener are shown: a certificate and its key.
+pub(super) fn for_clients(files: &[File], contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TrustError> {
+    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&contents[0]).collect();
+    let chain = chain.map_err(|error| files[0].unusable(format!("{error}; a chain of certificates is needed")))?;
+    if chain.is_empty() {
+        return Err(files[0].unusable("there is no certificate in PEM".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&contents[1])
+        .map_err(|error| files[1].unusable(format!("{error}; a private key in PEM is needed")))?;
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
+    let mut config = config.map_err(|error| {
+        let certificate = files[0].path.display();
+        files[1].unusable(format!("it does not go with the certificate {certificate}: {error}"))
+    })?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What a node shows to others of its cluster: a certificate for it, its key, and those who may sign.
+pub(super) fn for_node(
+    files: &[File],
+    contents: &[Vec<u8>],
+    cluster: &str,
+    node: &str,
+) -> Result<Credentials, TrustError> {
+    let now = std::time::Duration::from_millis(clock::wall().0);
+    let credentials = Credentials::from_pem(&contents[0], &contents[1], &contents[2], now);
+    let credentials = credentials.map_err(|bad| {
+        let file = match bad.part {
+            Part::Certificate => &files[0],
+            Part::Key => &files[1],
+            Part::Authorities => &files[2],
+        };
+        file.unusable(bad.problem)
+    })?;
+    let identity = &credentials.identity;
+    if identity.cluster != cluster || identity.node() != Some(node) {
+        return Err(files[0].unusable(format!(
+            "it is for {identity}, and this is node `{node}` of cluster `{cluster}`; make one with `outpost ca issue`"
+        )));
+    }
+    Ok(credentials)
+}
+
+/// Whether every user of the machine can read a file that is secret.
+pub(super) fn is_open_to_all(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}

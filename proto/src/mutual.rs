@@ -1,0 +1,244 @@
+//! How the two ends of a connection of the cluster prove who they are: TLS 1.3, with a certificate on both sides that names
+//! an [`Identity`].
+//!
+//! rustls looks at names of hosts, and an identity is in a URI. So its verifiers are asked whether an authority has signed
+//! a certificate, for this use and this time; and [`peer`] reads the name once the handshake is over, before anything else
+//! is said.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
+    version::TLS13,
+};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
+
+use crate::identity::Identity;
+
+/// What one end shows, and what it asks of the other.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Whom the certificate is for.
+    pub identity: Identity,
+    /// Since 1970; from then on nobody believes it any more.
+    pub expires: Duration,
+    /// Since 1970; from then on there should be a new one: two thirds of its time are over.
+    pub renew: Duration,
+    /// For who accepts connections.
+    pub server: Arc<ServerConfig>,
+    /// For who makes them.
+    pub client: Arc<ClientConfig>,
+}
+
+/// Which of the three texts that credentials are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The chain of certificates, its own first.
+    Certificate,
+    /// The private key.
+    Key,
+    /// The certificates of those who may sign.
+    Authorities,
+}
+
+/// Why a part is of no use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadCredentials {
+    /// Which part.
+    pub part: Part,
+    /// What is wrong, in words.
+    pub problem: String,
+}
+
+impl fmt::Display for BadCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match self.part {
+            Part::Certificate => "the certificate",
+            Part::Key => "the private key",
+            Part::Authorities => "the authorities",
+        };
+        write!(f, "{part}: {}", self.problem)
+    }
+}
+
+impl std::error::Error for BadCredentials {}
+
+impl Credentials {
+    /// From three texts of PEM. What others would refuse `now` (since 1970) is refused.
+    ///
+    /// # Errors
+    /// [`BadCredentials`] with the part.
+    pub fn from_pem(certificate: &[u8], key: &[u8], authorities: &[u8], now: Duration) -> Result<Self, BadCredentials> {
+        let bad = |part, problem: String| BadCredentials { part, problem };
+        let chain = certificates(certificate).map_err(|problem| bad(Part::Certificate, problem))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| bad(Part::Key, format!("{error}; a private key in PEM is needed")))?;
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(authorities).map_err(|problem| bad(Part::Authorities, problem))? {
+            roots.add(authority).map_err(|error| bad(Part::Authorities, told(&error)))?;
+        }
+        let named = read(&chain[0]).map_err(|problem| bad(Part::Certificate, problem))?;
+
+        let roots = Arc::new(roots);
+        let provider = Arc::new(ring::default_provider());
+        let signed = Signed { roots: Arc::clone(&roots), algorithms: provider.signature_verification_algorithms };
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+        let clients = clients.map_err(|error| bad(Part::Authorities, error.to_string()))?;
+        let at = UnixTime::since_unix_epoch(now);
+        let as_server = signed.verify(&chain[0], &chain[1..], at);
+        let as_client = clients.verify_client_cert(&chain[0], &chain[1..], at).map(drop);
+        as_server.and(as_client).map_err(|error| bad(Part::Certificate, told(&error)))?;
+
+        Self::configured(named, (chain, key), &provider, (signed, clients))
+            .map_err(|error| bad(Part::Key, format!("it does not go with the certificate: {error}")))
+    }
+
+    fn configured(
+        Named { identity, from, expires }: Named,
+        (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+        provider: &Arc<CryptoProvider>,
+        (signed, clients): (Signed, Arc<dyn ClientCertVerifier>),
+    ) -> Result<Self, rustls::Error> {
+        let server = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+        let mut server = server.with_client_cert_verifier(clients).with_single_cert(chain.clone(), key.clone_key())?;
+        let client = ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+        let client = client.dangerous().with_custom_certificate_verifier(Arc::new(signed));
+        let mut client = client.with_client_auth_cert(chain, key)?;
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        // A session that is resumed is one whose certificates are not looked at again.
+        server.send_tls13_tickets = 0;
+        client.resumption = Resumption::disabled();
+        // Nothing to say in clear: the certificate tells the name, and only to who may know it.
+        client.enable_sni = false;
+        let renew = from + expires.saturating_sub(from) * 2 / 3;
+        Ok(Self { identity, expires, renew, server: Arc::new(server), client: Arc::new(client) })
+    }
+}
+
+/// Who is at the other end, from what it has shown; it has to be of the same cluster as `own`.
+///
+/// # Errors
+/// Why it is not believed, in words.
+pub fn peer(shown: Option<&[CertificateDer<'_>]>, own: &Identity) -> Result<Identity, String> {
+    let certificate = shown.and_then(<[_]>::first).ok_or("it shows no certificate")?;
+    let Named { identity, .. } = read(certificate).map_err(|problem| format!("its certificate: {problem}"))?;
+    if !identity.is_of_cluster(own) {
+        return Err(format!("{identity} is there, which is not of cluster `{}` of {}", own.cluster, own.domain));
+    }
+    Ok(identity)
+}
+
+/// What a certificate says.
+struct Named {
+    identity: Identity,
+    /// Both since 1970.
+    from: Duration,
+    expires: Duration,
+}
+
+fn read(certificate: &CertificateDer<'_>) -> Result<Named, String> {
+    let (_, certificate) = parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names = names.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+    let uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    // X509-SVID.md, section 2: exactly one.
+    let [uri] = uris.collect::<Vec<_>>()[..] else {
+        return Err("it names no URI that says whom it is for, or more than one".to_owned());
+    };
+    let identity = uri.parse::<Identity>().map_err(|error| error.to_string())?;
+    let seconds = |time: ASN1Time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default());
+    let validity = certificate.validity();
+    Ok(Named { identity, from: seconds(validity.not_before), expires: seconds(validity.not_after) })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if found.is_empty() {
+        return Err("there is no certificate in PEM".to_owned());
+    }
+    Ok(found)
+}
+
+/// An error of TLS, in words for who has to mend it.
+#[must_use]
+pub fn told(error: &rustls::Error) -> String {
+    use CertificateError as Bad;
+    let rustls::Error::InvalidCertificate(problem) = error else { return error.to_string() };
+    match problem {
+        Bad::Expired | Bad::ExpiredContext { .. } => "it has expired".to_owned(),
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => "it is not valid yet; are the clocks right?".to_owned(),
+        Bad::UnknownIssuer => "none of the authorities that are trusted has signed it".to_owned(),
+        Bad::BadSignature => "its signature is not that of the authority it names".to_owned(),
+        Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => {
+            "it is not for both ends of a connection (extended key usage: serverAuth and clientAuth)".to_owned()
+        }
+        _ => problem.to_string(),
+    }
+}
+
+/// Believes servers that an authority has signed, whatever their name.
+#[derive(Debug)]
+struct Signed {
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Signed {
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let certificate = ParsedCertificate::try_from(certificate)?;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)
+    }
+}
+
+impl ServerCertVerifier for Signed {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(certificate, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

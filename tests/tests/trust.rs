@@ -1,0 +1,317 @@
+//! Who may be a node, and who an operator: what strangers get, and that keys and certificates change while all goes on.
+#![expect(clippy::unwrap_used, reason = "the helpers are tests too")]
+
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+
+use outpost::StartError;
+use outpost_proto::{
+    admin::v1::{Cluster, DescribeRequest, admin_client::AdminClient},
+    cluster::v1::{HelloRequest, RenewRequest, placement_client::PlacementClient},
+    mutual::Credentials,
+};
+use outpost_tests::{
+    authority::{Authority, Kind, connection, gossip_key, gossip_keys, node, operator, replace, wall},
+    cluster::{self, TestCluster, nodes},
+    load::Load,
+    v1::{Ask, kinds_client::KindsClient},
+    wait::{until, within},
+    witness::{self, Book},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::{Code, Status, transport::Channel};
+
+async fn secured(count: usize, authority: &Arc<Authority>) -> (TestCluster, Arc<Book>) {
+    let book = Arc::new(Book::default());
+    let written = Arc::clone(&book);
+    let cluster = nodes(count).secured(authority).start(move |node| witness::app(node, &written)).await;
+    (cluster, book)
+}
+
+/// What the listener for nodes says to who asks whether it is there.
+async fn hello(channel: Channel) -> Result<String, Status> {
+    let request = HelloRequest { cluster_name: "test".to_owned(), node: "stranger".to_owned() };
+    let answer = within("an answer or a refusal", PlacementClient::new(channel).hello(request)).await?;
+    Ok(answer.into_inner().node)
+}
+
+/// Whether nobody has answered: the connection ended before.
+fn is_of_no_use(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// Credentials that their owner believes, and nobody else has to.
+fn shown(authority: &Authority, uri: &str, kind: Kind) -> Credentials {
+    let (certificate, key) = authority.issue(uri, kind);
+    let at = match kind {
+        // When it was good.
+        Kind::Expired => wall() - Duration::from_secs(36 * 60 * 60),
+        Kind::Early => wall() + Duration::from_secs(36 * 60 * 60),
+        Kind::Good | Kind::OneSided => wall(),
+    };
+    Credentials::from_pem(certificate.as_bytes(), key.as_bytes(), authority.pem().as_bytes(), at).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_certificates_works_as_one_without() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, book) = secured(3, &authority).await;
+    let load = Load::start(&cluster, &cluster.names());
+    load.more(200).await;
+    let home = cluster.home("kinds").await;
+    let target = cluster.names().into_iter().find(|name| *name != home).unwrap();
+    cluster.move_module("kinds", &target).await;
+    load.more(200).await;
+    let report = load.stop().await;
+    report.assert_all_answered();
+    assert_eq!(book.executed_twice(), Vec::<String>::new());
+    let view = cluster.view_at("n1").await;
+    for seen in &view.nodes {
+        assert!(u128::from(seen.certificate_expires_ms) > wall().as_millis(), "{seen:?}");
+        assert_eq!(seen.gossip_keys, [gossip_key(7).id().to_string()]);
+    }
+    assert_eq!(view.problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_without_a_nodes_certificate_talks_to_nodes() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, _) = secured(1, &authority).await;
+    let at = cluster.node("n1").cluster_address();
+    assert_eq!(hello(connection(at, &authority.credentials(&node("n2")))).await.unwrap(), "n1");
+
+    let stranger = Authority::new();
+    let elsewhere = "spiffe://example.org/outpost/bank/node/n2";
+    let other_realm = "spiffe://example.com/outpost/test/node/n2";
+    for (what, authority, uri, kind) in [
+        ("of another authority", &stranger, node("n2"), Kind::Good),
+        ("that has expired", &*authority, node("n2"), Kind::Expired),
+        ("that is not good yet", &*authority, node("n2"), Kind::Early),
+        ("of another cluster", &*authority, elsewhere.to_owned(), Kind::Good),
+        ("of another realm", &*authority, other_realm.to_owned(), Kind::Good),
+        ("of an operator", &*authority, operator("alice"), Kind::Good),
+    ] {
+        let credentials = shown(authority, &uri, kind);
+        let refused = hello(connection(at, &credentials)).await.map(|node| panic!("{node} answers {what}"));
+        assert!(is_of_no_use(&refused.unwrap_err()), "{what}");
+    }
+    // Who does not even speak TLS.
+    let plain = hello(cluster::connection(at)).await.unwrap_err();
+    assert!(is_of_no_use(&plain), "{plain:?}");
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within("the end of the connection", stream.read_to_end(&mut answer)).await;
+    assert!(!answer.windows(4).any(|part| part == b"HTTP"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_speaks_for_itself_only() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, _) = secured(2, &authority).await;
+    let view = cluster.view_at("n1").await;
+    let leader = view.leader.clone();
+    let at = cluster.node(&leader).cluster_address();
+    let generation = view.nodes.iter().find(|node| node.name == "n2").unwrap().generation;
+    let renew = async |shown: &str| {
+        let request = RenewRequest { cluster: view.id.clone(), node: "n2".to_owned(), generation, applied: 0 };
+        PlacementClient::new(connection(at, &authority.credentials(&node(shown)))).renew(request).await
+    };
+    renew("n2").await.unwrap();
+    let refused = renew("n3").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("node/n3") && refused.message().contains("`n2`"), "{refused:?}");
+}
+
+async fn described(at: SocketAddr, channel: Channel) -> Result<String, Status> {
+    let answer = within("an answer or a refusal", AdminClient::new(channel).describe(DescribeRequest {})).await?;
+    Ok(answer.into_inner().node.map(|node| node.name).unwrap_or_else(|| at.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_without_an_operators_certificate_asks_the_admin_api() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, _) = secured(1, &authority).await;
+    let at = cluster.node("n1").admin_address().unwrap();
+    assert_eq!(described(at, connection(at, &authority.credentials(&operator("alice")))).await.unwrap(), "n1");
+    let stranger = Authority::new();
+    for (what, channel) in [
+        ("a node", connection(at, &authority.credentials(&node("n2")))),
+        ("a stranger", connection(at, &shown(&stranger, &operator("alice"), Kind::Good))),
+        ("an operator who was one", connection(at, &shown(&authority, &operator("bob"), Kind::Expired))),
+        ("somebody without TLS", cluster::connection(at)),
+    ] {
+        let refused = described(at, channel).await.map(|node| panic!("{node} answers {what}")).unwrap_err();
+        assert!(is_of_no_use(&refused), "{what}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_does_not_start_with_what_others_would_refuse() {
+    let authority = Arc::new(Authority::new());
+    let (mut cluster, _) = secured(1, &authority).await;
+    let folder = cluster.trust_of("n2");
+    fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, content: &str| replace(&folder.join(name), content);
+    let good = authority.issue(&node("n2"), Kind::Good);
+    let put = |(certificate, key): &(String, String)| {
+        file("n2.pem", certificate);
+        file("n2.key", key);
+        file("authorities.pem", authority.pem());
+        file("gossip.keys", &gossip_keys(&[7]));
+    };
+    let starts = async |cluster: &mut TestCluster| match cluster.try_add("n2").await {
+        Err(StartError::Trust(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    for (pair, part) in [
+        (authority.issue(&node("n3"), Kind::Good), "node/n3"),
+        (authority.issue("spiffe://example.org/outpost/bank/node/n2", Kind::Good), "bank"),
+        (authority.issue(&node("n2"), Kind::Expired), "expired"),
+        (authority.issue(&node("n2"), Kind::Early), "not valid yet"),
+        (authority.issue(&node("n2"), Kind::OneSided), "both ends"),
+        (authority.issue("https://example.org/", Kind::Good), "is not spiffe://"),
+        (Authority::new().issue(&node("n2"), Kind::Good), "none of the authorities"),
+        ((good.0.clone(), authority.issue(&node("n2"), Kind::Good).1), "does not go with"),
+        (("nothing".to_owned(), good.1.clone()), "n2.pem"),
+        ((good.0.clone(), "nothing".to_owned()), "n2.key"),
+    ] {
+        put(&pair);
+        let error = starts(&mut cluster).await;
+        assert!(error.contains(part) && error.contains("trust."), "{part} in {error}");
+        assert!(!error.contains("PRIVATE KEY"), "{error}");
+    }
+    put(&good);
+    file("gossip.keys", "0123");
+    let error = starts(&mut cluster).await;
+    assert!(error.contains("line 1") && !error.contains("0123"), "{error}");
+    put(&good);
+    cluster.add("n2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_gossip_has_no_key_of_the_cluster_is_not_heard() {
+    let authority = Arc::new(Authority::new());
+    let (mut cluster, _) = secured(1, &authority).await;
+    let folder = cluster.trust_of("n2");
+    fs::create_dir_all(&folder).unwrap();
+    let (certificate, key) = authority.issue(&node("n2"), Kind::Good);
+    replace(&folder.join("n2.pem"), &certificate);
+    replace(&folder.join("n2.key"), &key);
+    replace(&folder.join("authorities.pem"), authority.pem());
+    // The certificate is good, the key is one that was removed.
+    replace(&folder.join("gossip.keys"), &gossip_keys(&[6]));
+    let added = tokio::time::timeout(Duration::from_secs(3), cluster.try_add("n2")).await;
+    let seen =
+        cluster.view_at("n1").await.nodes.into_iter().filter(|node| !node.address.is_empty()).map(|node| node.name);
+    assert_eq!(seen.collect::<Vec<_>>(), ["n1"], "{added:?}");
+}
+
+fn all_ready(view: &Cluster, count: usize) -> Result<(), String> {
+    match view.nodes.iter().filter(|node| node.state == "ready").count() {
+        ready if ready == count => Ok(()),
+        ready => Err(format!("{ready} nodes are ready")),
+    }
+}
+
+fn sees_keys(view: &Cluster, wanted: &[u8], count: usize) -> Result<(), String> {
+    let wanted: Vec<String> = wanted.iter().map(|byte| gossip_key(*byte).id().to_string()).collect();
+    let found: Vec<_> = view.nodes.iter().map(|node| (node.name.clone(), node.gossip_keys.clone())).collect();
+    match found.iter().filter(|(_, keys)| *keys == wanted).count() == count {
+        true => Ok(()),
+        false => Err(format!("{found:?}, not {wanted:?}")),
+    }
+}
+
+/// Keys of gossip, certificates and the authority itself are replaced while clients call; none of their calls fails, and no
+/// node is lost from sight.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_certificates_change_while_all_goes_on() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, book) = secured(3, &authority).await;
+    let names = cluster.names();
+    let load = Load::start(&cluster, &names);
+    load.more(100).await;
+    let everywhere = async |what: &str, look: &dyn Fn(&Cluster) -> Result<(), String>| {
+        for name in &names {
+            cluster.wait_until_at(name, what, look).await;
+        }
+    };
+
+    for keys in [&[7, 8][..], &[8, 7], &[8]] {
+        for name in &names {
+            replace(&cluster.trust_of(name).join("gossip.keys"), &gossip_keys(keys));
+        }
+        everywhere("every node to have the new keys", &|view| sees_keys(view, keys, 3)).await;
+        everywhere("all nodes to be seen", &|view| all_ready(view, 3)).await;
+    }
+
+    // Both authorities are believed, then each node shows a certificate of the new one, then the old one is not any more.
+    let next = Authority::new();
+    let both = format!("{}{}", authority.pem(), next.pem());
+    for name in &names {
+        replace(&cluster.trust_of(name).join("authorities.pem"), &both);
+    }
+    // A node tells when it has taken up the next file, and it takes up all of them together.
+    let expires = |view: &Cluster| view.nodes.iter().map(|node| node.certificate_expires_ms).collect::<Vec<_>>();
+    for name in &names {
+        let folder = cluster.trust_of(name);
+        let before = expires(&cluster.view_at(name).await);
+        // Two files can't change at one moment: what does not fit together is not put in force.
+        let (certificate, key) = next.issue(&node(name), Kind::Good);
+        replace(&folder.join(format!("{name}.key")), &key);
+        replace(&folder.join(format!("{name}.pem")), &certificate);
+        everywhere("the new certificate", &|view| match expires(view) != before {
+            true => Ok(()),
+            false => Err("the old one".to_owned()),
+        })
+        .await;
+        load.more(50).await;
+    }
+    for name in &names {
+        replace(&cluster.trust_of(name).join("authorities.pem"), next.pem());
+    }
+    let at = cluster.node("n1").cluster_address();
+    until("the old authority to be believed no more", async || {
+        match hello(connection(at, &shown(&authority, &node("n2"), Kind::Good))).await {
+            Err(_) => Ok(()),
+            Ok(node) => Err(format!("{node} answers")),
+        }
+    })
+    .await;
+    // New connections are made with what is in force now.
+    let home = cluster.home("kinds").await;
+    let target = names.iter().find(|name| **name != home).unwrap();
+    cluster.move_module("kinds", target).await;
+    load.more(100).await;
+    let report = load.stop().await;
+    report.assert_all_answered();
+    assert_eq!(book.executed_twice(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_of_no_use_are_told_and_not_put_in_force() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, _) = secured(1, &authority).await;
+    let folder = cluster.trust_of("n1");
+    replace(&folder.join("n1.pem"), &authority.issue(&node("n1"), Kind::Expired).0);
+    let told = |view: &Cluster| {
+        let told = view.problems.iter().any(|problem| problem.contains("`n1`") && problem.contains("n1.pem"));
+        told.then_some(()).ok_or_else(|| format!("{:?}", view.problems))
+    };
+    cluster.wait_until_at("n1", "the fault to be told", told).await;
+    let at = cluster.node("n1").cluster_address();
+    assert_eq!(hello(connection(at, &authority.credentials(&node("n2")))).await.unwrap(), "n1");
+    let answer = KindsClient::new(cluster.client("n1")).unary(Ask::default()).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    let (certificate, key) = authority.issue(&node("n1"), Kind::Good);
+    replace(&folder.join("n1.key"), &key);
+    replace(&folder.join("n1.pem"), &certificate);
+    let mended = |view: &Cluster| match view.problems.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{:?}", view.problems)),
+    };
+    cluster.wait_until_at("n1", "the fault to be gone", mended).await;
+}
