@@ -16,8 +16,8 @@ pub(crate) use change::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use dev::{DevArgs, Setting};
 pub(crate) use look::{
-    DocumentArgs, DocumentFormat, EventsArgs, HistoryArgs, HistoryVerb, ModulesArgs, ModulesOutput, NodesArgs,
-    NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
+    AuditArgs, AuditVerb, DocumentArgs, DocumentFormat, EventsArgs, HistoryArgs, HistoryVerb, ModulesArgs,
+    ModulesOutput, NodesArgs, NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
 };
 pub(crate) use moving::{DrainArgs, MoveArgs, MovesArgs};
 pub(crate) use trust::{CaInitArgs, CaIssueArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb};
@@ -66,6 +66,9 @@ pub(crate) enum Verb {
     /// Prints what happened in the cluster.
     #[command(after_help = look::EVENTS_EXAMPLES)]
     Events(EventsArgs),
+    /// Prints what operators have changed, and verifies that nobody has changed that.
+    #[command(after_help = with_codes(look::AUDIT_EXAMPLES))]
+    Audit(AuditArgs),
     /// Lists the versions of the placement, the newest first.
     #[command(after_help = look::HISTORY_EXAMPLES)]
     History(HistoryArgs),

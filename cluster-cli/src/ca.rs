@@ -88,7 +88,9 @@ impl Authority {
             }
         }
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("Outpost authority of {domain}"));
+        // Two authorities of one domain have names of their own, or one would be taken for the other.
+        let number = rand::random::<u32>();
+        params.distinguished_name = common_name(&format!("Outpost authority {number:08x} of {domain}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];

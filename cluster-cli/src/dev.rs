@@ -86,7 +86,7 @@ pub(crate) async fn run(args: &DevArgs, out: &mut Output) -> Result<(), CliError
     let trust = if args.plain { None } else { Some(Trust::open(&dir, &flags::cluster(&args.settings))?) };
     let mut shell = Shell { args, program, dir, is_new: known.is_empty(), trust, ports: Vec::new(), out };
     shell.find_ports().await?;
-    let _context = shell.context()?;
+    let _context = shell.context().await?;
     shell.print_header(&known).await?;
     let ended = shell.run(&mut signals).await;
     match ended? {
@@ -174,12 +174,21 @@ impl Shell<'_> {
     }
 
     /// Lets the tool find the cluster, and be believed by it, for as long as this runs.
-    fn context(&self) -> Result<Option<Local>, CliError> {
+    async fn context(&mut self) -> Result<Option<Local>, CliError> {
         let (Some(trust), Some(first)) = (&self.trust, self.ports.first()) else { return Ok(None) };
         let issued = trust.issue(Role::Operator("dev".to_owned()))?;
         let authorities = Authority::authorities(Path::new(&trust.folder));
         let files = Files { certificate: issued.certificate, key: issued.key, authorities };
-        Ok(Some(Local::begin(Context { node: first.admin().to_string(), files: Some(files) })?))
+        match Local::begin(Context { node: first.admin().to_string(), files: Some(files) }) {
+            Ok(local) => Ok(Some(local)),
+            Err(error) => {
+                self.say(&format!(
+                    "note: no context was made, so the tool does not find the cluster by itself: {error}"
+                ))
+                .await?;
+                Ok(None)
+            }
+        }
     }
 
     async fn print_header(&mut self, known: &[String]) -> Result<(), CliError> {
@@ -197,7 +206,7 @@ impl Shell<'_> {
         }
         let node = match (&self.trust, self.ports.first()) {
             (Some(_), _) => {
-                let path = context::path()?;
+                let path = context::path().unwrap_or_default();
                 lines.push(format!(
                     "nodes and operators need certificates, which are in {}/trust; the context `{}` in {} has an operator's",
                     self.dir,

@@ -86,6 +86,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Where(args) => look::hosts::run(&args, out).await,
         Verb::Why(args) => look::why::run(&args, out).await,
         Verb::Events(args) => look::events::run(&args, out).await,
+        Verb::Audit(args) => look::audit::run(&args, out).await,
         Verb::History(args) => look::history::run(&args, out).await,
         Verb::Plan(args) => change::document::plan(&args, out).await,
         Verb::Apply(args) => change::document::apply(&args, out).await,

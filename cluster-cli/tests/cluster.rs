@@ -23,6 +23,18 @@ fn document(text: &str) -> (tempfile::TempDir, String) {
 }
 
 #[tokio::test]
+async fn what_operators_changed_is_printed_and_verified() {
+    let fake = Fake::start().await;
+    let audit = fake.run(&["audit"]).await.ok();
+    assert!(audit.contains("node-2 gets nothing new (by ada, from 127.0.0.1:5 at node-1)"), "{audit}");
+    let verified = fake.run(&["audit", "verify", "-o", "json"]).await.ok();
+    let head = verified.split('"').find(|part| part.len() == 64).unwrap().to_owned();
+    fake.run(&["audit", "verify", "--contains", &head]).await.ok();
+    let missing = fake.run(&["audit", "verify", "--contains", "00ff"]).await.failed(1);
+    assert!(missing.contains("00ff is not part of the chain"), "{missing}");
+}
+
+#[tokio::test]
 async fn a_cluster_is_shown_in_tables_and_json() {
     let fake = Fake::start().await;
     let status = fake.run(&["status"]).await.ok();

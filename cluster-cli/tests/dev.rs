@@ -11,7 +11,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Stdio,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -38,7 +41,7 @@ while :; do sleep 0.05; done
 
 struct Dev {
     /// Removed with this.
-    _dir: TempDir,
+    dir: Arc<TempDir>,
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
@@ -60,7 +63,13 @@ impl Dev {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { _dir: dir, stdin: child.stdin.take().unwrap(), child, lines }
+        let dir = Arc::new(dir);
+        Self { dir, stdin: child.stdin.take().unwrap(), child, lines }
+    }
+
+    /// What the tool would find in another terminal.
+    fn contexts(&self) -> String {
+        fs::read_to_string(self.dir.path().join("contexts.toml")).unwrap()
     }
 
     async fn types(&mut self, line: &str) {
@@ -120,14 +129,20 @@ async fn nodes_are_started_as_a_cluster_and_stopped_in_order() {
     for part in [
         "node-2 | args --listen 127.0.0.1:",
         "--set node.name=node-3 ",
-        "--set cluster.initial_voters=[\"node-1\",\"node-2\",\"node-3\"] --set log.filter=debug --config x.toml\n",
+        "--set cluster.initial_voters=[\"node-1\",\"node-2\",\"node-3\"] --set cluster.name=\"dev\" --set trust.certificate=",
+        "data/trust/node-2.pem\" ",
+        "data/trust/gossip.keys\" --set log.filter=debug --config x.toml\n",
         "data/node-1\"",
     ] {
         assert!(seen.contains(part), "{part} in\n{seen}");
     }
+    let contexts = dev.contexts();
+    assert!(contexts.contains("current = \"dev\"") && contexts.contains("data/trust/dev.pem"), "{contexts}");
     send("-TERM", &dev.child).await;
     dev.line("| bye").await;
+    let dir = Arc::clone(&dev.dir);
     assert_eq!(dev.code().await, Some(0));
+    assert!(!fs::read_to_string(dir.path().join("contexts.toml")).unwrap().contains("dev"), "the context went with it");
     for pid in pids {
         assert!(!is_alive(&pid).await, "{pid} was left behind");
     }
@@ -208,7 +223,8 @@ async fn ports_in_use_are_passed_over_and_data_is_found_again() {
     fs::create_dir_all(data.join("node-4")).unwrap();
     let base = free_base();
     let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
-    let args = ["dev", "--nodes", "1", "--dir", data.to_str().unwrap(), "--base-port", &base.to_string(), &program];
+    let args =
+        ["dev", "--plain", "--nodes", "1", "--dir", data.to_str().unwrap(), "--base-port", &base.to_string(), &program];
     // Nobody types, from the start.
     let mut child = outpost(&args).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

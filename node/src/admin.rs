@@ -1,18 +1,19 @@
-//! The operator's API: `outpost.admin.v1.Admin`, on a listener of its own that only this machine reaches.
+//! The operator's API: `outpost.admin.v1.Admin`, on a listener of its own: for this machine, or for who has a certificate.
 //!
 //! Every node answers from what it knows, and hands changes on to the leader. What is asked is checked here, against the
 //! same facts that the leader plans with; the log then takes it only if nobody was faster.
 
+pub(crate) mod guard;
 mod render;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use outpost_proto::admin::v1::{
-    self as proto, AbortMoveRequest, ApplyRequest, Changed, CordonRequest, DescribeRequest, DescribeResponse,
-    DrainRequest, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse,
-    MoveRequest, PinRequest, PlanRequest, PlanResponse, RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest,
-    WatchRequest,
+    self as proto, AbortMoveRequest, ApplyRequest, AuditRequest, AuditResponse, Changed, CordonRequest,
+    DescribeRequest, DescribeResponse, DrainRequest, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest,
+    HistoryRequest, HistoryResponse, MoveRequest, PinRequest, PlanRequest, PlanResponse, RollbackRequest, ScaleRequest,
+    SetVotersRequest, UnpinRequest, WatchRequest,
     admin_server::{Admin, AdminServer},
 };
 use tokio::time::sleep;
@@ -33,6 +34,7 @@ use crate::{
         view::{self, Heard},
     },
     status::AdminError,
+    trust::operators::Operator,
 };
 
 /// How close to each other two views of the cluster are sent.
@@ -63,9 +65,15 @@ impl Operators {
         look(&view::facts(state, spec, &members, &heard, clock::wall(), self.view.limits))
     }
 
-    async fn propose(&self, by: String, command: Command) -> Result<u64, AdminError> {
-        let by = if by.is_empty() { format!("operator at {}", self.view.me) } else { by };
-        Ok(self.view.log.propose(Proposal { at: clock::wall(), by, command }).await??)
+    /// `by` is who the tool says that it is: what counts where nobody has to show who it is.
+    async fn propose(&self, asker: &Operator, by: String, command: Command) -> Result<u64, AdminError> {
+        let by = match &asker.name {
+            Some(name) => name.clone(),
+            None if by.is_empty() => format!("operator at {}", self.view.me),
+            None => by,
+        };
+        let from = format!("{} at {}", asker.from, self.view.me);
+        Ok(self.view.log.propose(Proposal { at: clock::wall(), by, from, command }).await??)
     }
 
     fn module<'a>(&self, state: &'a State, name: &str) -> Result<(ModuleName, &'a Declared), AdminError> {
@@ -89,7 +97,7 @@ impl Operators {
     async fn change(
         &self,
         check_index: Option<u64>,
-        (by, why): (String, String),
+        (asker, by, why): (&Operator, String, String),
         edit: impl FnOnce(&State, Spec) -> Result<Document, AdminError>,
     ) -> Result<Response<Changed>, Status> {
         let state = self.state();
@@ -107,7 +115,7 @@ impl Operators {
         if document.spec == *spec {
             return Ok(Response::new(Changed { index: state.index, placement: version, changed: false }));
         }
-        let index = self.propose(by, Command::SetSpec { expect: version, spec: document.spec, why }).await?;
+        let index = self.propose(asker, by, Command::SetSpec { expect: version, spec: document.spec, why }).await?;
         Ok(Response::new(Changed { index, placement: version + 1, changed: true }))
     }
 
@@ -118,6 +126,12 @@ impl Operators {
     fn unchanged(&self, state: &State) -> Response<Changed> {
         Response::new(Changed { index: state.index, placement: state.spec().0, changed: false })
     }
+}
+
+/// Who asks: see [`guard`].
+fn asker<T>(request: &Request<T>) -> Operator {
+    let known = request.extensions().get::<Operator>();
+    known.cloned().unwrap_or_else(|| Operator::anyone(String::new()))
 }
 
 /// A spec that was not read from a document, but changed by a command.
@@ -219,8 +233,10 @@ impl Admin for Operators {
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let ApplyRequest { document, check_index, by, why } = request.into_inner();
-        self.change(check_index, (by, why), |_, _| parse(document)).await
+        self.change(check_index, (&asker, by, why), |_, _| parse(document)).await
     }
 
     async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
@@ -229,9 +245,11 @@ impl Admin for Operators {
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let RollbackRequest { version, check_index, by, why } = request.into_inner();
         let why = if why.is_empty() { format!("back to version {version}") } else { why };
-        self.change(check_index, (by, why), |state, _| {
+        self.change(check_index, (&asker, by, why), |state, _| {
             let spec = match version {
                 0 => Some(Spec::default()),
                 version => state.specs.iter().find(|known| known.version == version).map(|known| known.spec.clone()),
@@ -247,14 +265,16 @@ impl Admin for Operators {
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
         let ScaleRequest { module, replicas, check_index, by, why } = request.into_inner();
         let count = match replicas {
             0 => Count::Every,
             replicas => Count::Exactly(u16::try_from(replicas).unwrap_or(u16::MAX)),
         };
         let why = if why.is_empty() { format!("scale {module} to {count}") } else { why };
-        self.change(check_index, (by, why), |state, mut spec| {
+        self.change(check_index, (&asker, by, why), |state, mut spec| {
             let (module, _) = self.module(state, &module)?;
+            asker.may_change(&module)?;
             let rules = spec.modules.entry(module).or_default();
             rules.kind = Some(KindName::Replicated);
             rules.replicas = Some(count);
@@ -264,14 +284,16 @@ impl Admin for Operators {
     }
 
     async fn pin(&self, request: Request<PinRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
         let PinRequest { module, node, reason, ttl_seconds, check_index, by } = request.into_inner();
         if reason.trim().is_empty() {
             return Err(AdminError::NoReason.into());
         }
         let expires =
             (ttl_seconds > 0).then(|| Timestamp(clock::wall().0.saturating_add(ttl_seconds.saturating_mul(1000))));
-        self.change(check_index, (by, format!("pin {module} to {node}: {reason}")), |state, mut spec| {
+        self.change(check_index, (&asker, by, format!("pin {module} to {node}: {reason}")), |state, mut spec| {
             let (module, _) = self.module(state, &module)?;
+            asker.may_change(&module)?;
             let node = self.node(state, &node)?;
             spec.modules.entry(module).or_default().pin = Some(Pin { node, reason, expires });
             Ok(edited("pin", spec))
@@ -280,10 +302,12 @@ impl Admin for Operators {
     }
 
     async fn unpin(&self, request: Request<UnpinRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
         let UnpinRequest { module, check_index, by, why } = request.into_inner();
         let why = if why.is_empty() { format!("unpin {module}") } else { why };
-        self.change(check_index, (by, why), |state, mut spec| {
+        self.change(check_index, (&asker, by, why), |state, mut spec| {
             let (module, _) = self.module(state, &module)?;
+            asker.may_change(&module)?;
             if let Some(rules) = spec.modules.get_mut(&module) {
                 rules.pin = None;
                 if *rules == Default::default() {
@@ -296,9 +320,11 @@ impl Admin for Operators {
     }
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
         let MoveRequest { module, node, check_index, lose_state, by, why } = request.into_inner();
         let state = self.state();
         let (module, declared) = self.module(&state, &module)?;
+        asker.may_change(&module).map_err(AdminError::from)?;
         let node = self.node(&state, &node)?;
         let problem = |problem: String| AdminError::CannotMove { module: module.clone(), node: node.clone(), problem };
         let Some(part @ Part { version, hosting, .. }) = state.parts.get(&module) else {
@@ -349,16 +375,18 @@ impl Admin for Operators {
             return Err(problem("it has left the cluster".to_owned()).into());
         };
         let change = PartChange::BeginMove { to, chosen: true };
-        let index = self.propose(by, Command::Part { module, expect: *version, change, why }).await?;
+        let index = self.propose(&asker, by, Command::Part { module, expect: *version, change, why }).await?;
         Ok(self.changed(index))
     }
 
     async fn abort_move(&self, request: Request<AbortMoveRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
         let AbortMoveRequest { module, mut move_id, by, why } = request.into_inner();
         let mut states = self.view.log.state();
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             let (module, _) = self.module(&state, &module)?;
+            asker.may_change(&module).map_err(AdminError::from)?;
             let part = state.parts.get(&module);
             let problem = match part.and_then(Part::moving) {
                 Some(moving) if move_id == 0 || move_id == moving.id => {
@@ -374,7 +402,7 @@ impl Admin for Operators {
             let expect = part.map_or(0, |part| part.version);
             let command =
                 Command::Part { module: module.clone(), expect, change: PartChange::AbortMove, why: why.clone() };
-            match self.propose(by.clone(), command).await {
+            match self.propose(&asker, by.clone(), command).await {
                 Ok(index) => return Ok(self.changed(index)),
                 // Its target has got ready, say: it is the same move, and can be given up as well.
                 Err(AdminError::Refused(Refused::PartChanged { current, .. })) if current > expect => {
@@ -389,17 +417,21 @@ impl Admin for Operators {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let DrainRequest { node, by, why } = request.into_inner();
         let state = self.state();
         let node = self.node(&state, &node)?;
         if state.nodes[&node].draining {
             return Ok(self.unchanged(&state));
         }
-        let index = self.propose(by, Command::Drain { node, why }).await?;
+        let index = self.propose(&asker, by, Command::Drain { node, why }).await?;
         Ok(self.changed(index))
     }
 
     async fn cordon(&self, request: Request<CordonRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let CordonRequest { node, cordoned, by } = request.into_inner();
         let state = self.state();
         let node = self.node(&state, &node)?;
@@ -407,11 +439,13 @@ impl Admin for Operators {
         if known.cordoned == cordoned && (cordoned || !known.draining) {
             return Ok(self.unchanged(&state));
         }
-        let index = self.propose(by, Command::Cordon { node, cordoned }).await?;
+        let index = self.propose(&asker, by, Command::Cordon { node, cordoned }).await?;
         Ok(self.changed(index))
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let ForgetRequest { node, by } = request.into_inner();
         let state = self.state();
         let node = self.node(&state, &node)?;
@@ -422,16 +456,24 @@ impl Admin for Operators {
         if alive && !gone {
             return Err(AdminError::StillAlive(node).into());
         }
-        let index = self.propose(by, Command::Forget(node)).await?;
+        let index = self.propose(&asker, by, Command::Forget(node)).await?;
         Ok(self.changed(index))
     }
 
+    async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
+        let state = self.state();
+        let (previous, entries) = (state.audit.previous.clone(), state.audit.entries().collect());
+        Ok(Response::new(AuditResponse { previous, entries }))
+    }
+
     async fn set_voters(&self, request: Request<SetVotersRequest>) -> Result<Response<Changed>, Status> {
+        let asker = asker(&request);
+        asker.may_change_all().map_err(AdminError::from)?;
         let SetVotersRequest { count, by } = request.into_inner();
         if !matches!(count, 0 | 1 | 3 | 5) {
             return Err(AdminError::BadVoters(count).into());
         }
-        let index = self.propose(by, Command::SetVoters { count }).await?;
+        let index = self.propose(&asker, by, Command::SetVoters { count }).await?;
         Ok(self.changed(index))
     }
 }

@@ -485,7 +485,7 @@ impl Cluster {
     }
 
     fn proposal(&self, command: Command) -> Proposal {
-        Proposal { at: clock::wall(), by: self.me.node.to_string(), command }
+        Proposal { at: clock::wall(), by: self.me.node.to_string(), from: String::new(), command }
     }
 }
 
@@ -524,7 +524,7 @@ async fn register(log: &Log, me: &Incarnation, record: Record) -> Result<u64, St
     let mut pause = Duration::from_millis(50);
     loop {
         let command = Command::Register { node: me.node.clone(), record: record.clone() };
-        let proposal = Proposal { at: clock::wall(), by: me.node.to_string(), command };
+        let proposal = Proposal { at: clock::wall(), by: me.node.to_string(), from: String::new(), command };
         match log.propose(proposal).await {
             Ok(Ok(index)) => return Ok(index),
             Ok(Err(refused)) => return Err(cluster_error(refused)),

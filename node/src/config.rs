@@ -210,7 +210,7 @@ pub struct TlsSettings {
     pub key: PathBuf,
 }
 
-/// The listener for the operator's tool. Loopback only.
+/// The listener for the operator's tool. Loopback only, unless operators need certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -219,6 +219,9 @@ pub struct AdminSettings {
     pub enabled: bool,
     /// Where to listen.
     pub listen: Listen,
+    /// A file that says which operators may do what; read again when it changes. Without it, every operator's certificate is
+    /// good for everything.
+    pub operators: Option<PathBuf>,
 }
 
 /// Where the state of checkpointed modules is kept.
@@ -321,7 +324,7 @@ impl Default for IngressSettings {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self { enabled: true, listen: Listen::loopback(7001) }
+        Self { enabled: true, listen: Listen::loopback(7001), operators: None }
     }
 }
 
@@ -720,6 +723,9 @@ impl Settings {
                  set `ingress.tls.certificate` and `ingress.tls.key`, or accept the risk with \
                  `ingress.plaintext_beyond_loopback = true`",
             );
+        }
+        if admin.operators.is_some() && !trust.is_set() {
+            fault("admin.operators", "is of use only where operators have certificates; set `trust.certificate`");
         }
         if !admin.listen.address().ip().is_loopback() && !trust.is_set() {
             fault(

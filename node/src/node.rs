@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::{
-    admin as admin_api,
+    admin::{self as admin_api, guard::Guarded},
     app::App,
     call::{
         Channel, Handle, Route, Tonic,
@@ -44,7 +44,7 @@ use crate::{
     placement::{spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
-    trust::{self, Acceptor, Seal, Trust},
+    trust::{self, Acceptor, Admission, Seal, Trust},
 };
 
 /// A running node: the modules of a program that are placed on it, and the listeners for clients, nodes and operators.
@@ -95,6 +95,7 @@ impl Node {
         let name = if cluster.name.is_empty() { &app.name } else { &cluster.name }.clone();
         let trust = Trust::load(&loaded.settings, &name)?;
         let seal = Seal::load(&loaded.settings.trust)?;
+        let admission = Admission::load(admin, &trust)?;
         let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
         let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
         let cluster_listen = Bound::to(cluster.listen, origin("cluster.listen"))?.listen()?;
@@ -176,7 +177,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(received));
         let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
-        let followed = followed.chain(seal.as_ref().map(Seal::follows));
+        let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
         tasks.spawn(trust::follow(followed.collect()));
 
         let served = Arc::new(with_reflection(&table, &reflection, &settings)?);
@@ -192,7 +193,7 @@ impl Node {
         let admin = match admin_listen {
             Some(bound) => {
                 let operators = admin_api::server(Arc::clone(&facts), cluster.view());
-                let api = Slot::built_in(ADMIN, Box::new(Tonic(operators)));
+                let api = Slot::built_in(ADMIN, Box::new(Guarded { api: Tonic(operators), admission }));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
                 Some(Server::start(bound.listen()?, Acceptor::for_operators(&trust), front, &settings.ingress))
             }

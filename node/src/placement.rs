@@ -9,6 +9,7 @@
 //! **Invariant:** `spec`, `document`, `scheduler`, `state` and `view` are pure: facts in, decisions out. Only `log`,
 //! `leader` and `lease` do I/O.
 
+mod audit;
 pub(crate) mod document;
 pub(crate) mod leader;
 pub(crate) mod lease;

@@ -9,6 +9,7 @@ use crate::{
     call::placed,
     id::{Epoch, ModuleName, NodeId},
     placement::{document::Fault, log::ProposeError, state::Refused},
+    trust::operators::Forbidden,
 };
 
 /// Why the framework, not a module, ended a call.
@@ -220,6 +221,8 @@ pub(crate) enum AdminError {
     #[error("node `{0}` is there; stop it before it is forgotten")]
     StillAlive(NodeId),
     #[error("{0}")]
+    Forbidden(#[from] Forbidden),
+    #[error("{0}")]
     Refused(#[from] Refused),
     #[error("{0}")]
     Propose(#[from] ProposeError),
@@ -247,6 +250,7 @@ impl From<AdminError> for Status {
                 | Refused::Voters(_)
                 | Refused::Phase { .. } => Code::FailedPrecondition,
             },
+            AdminError::Forbidden(_) => Code::PermissionDenied,
             AdminError::Propose(_) => Code::Unavailable,
         };
         Status::new(code, error.to_string())

@@ -13,6 +13,7 @@
 //! cluster has not signed for a role in it.
 
 mod files;
+pub(crate) mod operators;
 pub(crate) mod sealed;
 mod tls;
 
@@ -21,6 +22,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 pub(crate) use files::Follows;
 use files::{File, FromFiles};
 use hyper_util::rt::TokioIo;
+use operators::{Forbidden, Operator, Operators};
 use outpost_proto::{
     identity::{Identity, Role},
     keyring::{self, GossipKey},
@@ -38,7 +40,7 @@ use tokio_util::either::Either;
 use tonic::{Request, Status, transport::Uri};
 
 use crate::{
-    config::{PlainGossip, Settings, TlsSettings, TrustSettings},
+    config::{AdminSettings, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
     net::TcpStream,
@@ -203,6 +205,50 @@ impl Seal {
     /// What follows the file.
     pub(crate) fn follows(&self) -> Arc<dyn Follows> {
         Arc::clone(&self.keys) as Arc<dyn Follows>
+    }
+}
+
+/// Who may ask the operator's API what. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    /// Whether it has to be said who asks.
+    named: bool,
+    known: Option<Arc<FromFiles<Operators>>>,
+}
+
+impl Admission {
+    /// Reads the file, where there is one.
+    ///
+    /// # Errors
+    /// A file that names no operators.
+    pub(crate) fn load(settings: &AdminSettings, trust: &Trust) -> Result<Self, TrustError> {
+        let load = |path: &PathBuf| {
+            FromFiles::load(vec![File::new("admin.operators", path)], |files, contents| {
+                Operators::parse(&String::from_utf8_lossy(&contents[0])).map_err(|problem| files[0].unusable(problem))
+            })
+        };
+        let known = settings.operators.as_ref().map(load).transpose()?.map(Arc::new);
+        Ok(Self { named: trust.0.is_some(), known })
+    }
+
+    /// Who asks, by what the connection is known to be.
+    ///
+    /// # Errors
+    /// Somebody who may not.
+    pub(crate) fn admit(&self, peer: Option<&Peer>, from: String) -> Result<Operator, Forbidden> {
+        if !self.named {
+            return Ok(Operator::anyone(from));
+        }
+        let name = match peer.map(|Peer(identity)| &identity.role) {
+            Some(Role::Operator(name)) => name.as_str(),
+            _ => return Err(Forbidden::Unknown(String::new())),
+        };
+        Operator::named(name, from, self.known.as_ref().map(|known| known.current()).as_deref())
+    }
+
+    /// What follows the file, if there is one.
+    pub(crate) fn follows(&self) -> Option<Arc<dyn Follows>> {
+        self.known.clone().map(|known| known as Arc<dyn Follows>)
     }
 }
 
@@ -384,3 +430,6 @@ impl Acceptor {
         Ok((stream, Some(Peer(peer))))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! Everything that two versions of a node, or a node and a tool, say to each other is defined here,
 //! and nothing else: the next release must understand this one while a rollout is half done.
 
+pub mod audit;
 pub mod describe;
 pub mod identity;
 pub mod keyring;

@@ -5,7 +5,11 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use outpost::StartError;
 use outpost_proto::{
-    admin::v1::{Cluster, DescribeRequest, admin_client::AdminClient},
+    admin::v1::{
+        ApplyRequest, AuditRequest, AuditResponse, Cluster, CordonRequest, DescribeRequest, DrainRequest,
+        ForgetRequest, MoveRequest, admin_client::AdminClient,
+    },
+    audit,
     cluster::v1::{HelloRequest, RenewRequest, placement_client::PlacementClient},
     mutual::Credentials,
 };
@@ -314,4 +318,90 @@ async fn files_that_are_of_no_use_are_told_and_not_put_in_force() {
         false => Err(format!("{:?}", view.problems)),
     };
     cluster.wait_until_at("n1", "the fault to be gone", mended).await;
+}
+
+fn cordon(node: &str, cordoned: bool) -> CordonRequest {
+    CordonRequest { node: node.to_owned(), cordoned, by: "whoever".to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_may_do_what_their_scope_says() {
+    let authority = Arc::new(Authority::new());
+    let file = |viewer: &str| {
+        let rest = "[tests]\nscope = \"admin\"\n[deploy]\nscope = \"operate\"\nmodules = [\"kinds\"]\n";
+        format!("{rest}[viewer]\nscope = \"{viewer}\"\n")
+    };
+    let operators = authority.write("operators.toml", &file("read"));
+    let book = Arc::new(Book::default());
+    let setup = nodes(2).secured(&authority).with("admin.operators", operators.to_str().unwrap());
+    let cluster = setup.start(move |node| witness::app(node, &book)).await;
+    let at = cluster.node("n1").admin_address().unwrap();
+    let client = |name: &str| AdminClient::new(connection(at, &authority.credentials(&operator(name))));
+    let is_forbidden = |answer: Result<(), Status>, part: &str| match answer {
+        Err(status) => {
+            assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+            assert!(status.message().contains(part), "{part} in {status:?}");
+        }
+        Ok(()) => panic!("nobody refused: {part}"),
+    };
+    let move_of = |module: &str| MoveRequest { module: module.to_owned(), node: "n2".to_owned(), ..Default::default() };
+
+    let mut mallory = client("mallory");
+    is_forbidden(mallory.describe(DescribeRequest {}).await.map(drop), "`mallory` is not among");
+
+    let mut viewer = client("viewer");
+    viewer.describe(DescribeRequest {}).await.unwrap();
+    viewer.audit(AuditRequest {}).await.unwrap();
+    is_forbidden(viewer.cordon(cordon("n2", true)).await.map(drop), "has scope `read`, and this needs `operate`");
+    is_forbidden(viewer.r#move(move_of("kinds")).await.map(drop), "needs `operate`");
+
+    let mut deploy = client("deploy");
+    cluster.home("kinds").await;
+    let moved = deploy.r#move(move_of("kinds")).await;
+    assert!(moved.is_ok(), "{moved:?}");
+    is_forbidden(deploy.r#move(move_of("relay")).await.map(drop), "may not change module `relay`, only kinds");
+    is_forbidden(deploy.cordon(cordon("n2", true)).await.map(drop), "only change kinds");
+    is_forbidden(deploy.drain(DrainRequest { node: "n2".to_owned(), ..Default::default() }).await.map(drop), "kinds");
+    is_forbidden(deploy.apply(ApplyRequest::default()).await.map(drop), "needs `admin`");
+    is_forbidden(deploy.forget(ForgetRequest::default()).await.map(drop), "needs `admin`");
+
+    // The file is followed; one that is of no use is not.
+    authority.write("operators.toml", &file("root"));
+    authority.write("operators.toml", &file("operate"));
+    until("the viewer to be more than that", async || {
+        viewer.cordon(cordon("n2", true)).await.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_change_is_in_one_chain() {
+    let authority = Arc::new(Authority::new());
+    let (cluster, _) = secured(2, &authority).await;
+    let names = ["alice", "bob"];
+    let client = |node: &str, name: &str| {
+        let at = cluster.node(node).admin_address().unwrap();
+        AdminClient::new(connection(at, &authority.credentials(&operator(name))))
+    };
+    let mut index = 0;
+    for (node, name) in [("n1", "alice"), ("n2", "bob")] {
+        let mut client = client(node, name);
+        client.cordon(cordon("n2", true)).await.unwrap();
+        index = client.cordon(cordon("n2", false)).await.unwrap().into_inner().index;
+    }
+    let mut chains = Vec::new();
+    for node in ["n1", "n2"] {
+        let has_come = |view: &Cluster| (view.index >= index).then_some(()).ok_or_else(|| view.index.to_string());
+        cluster.wait_until_at(node, "all changes", has_come).await;
+        chains.push(client(node, "alice").audit(AuditRequest {}).await.unwrap().into_inner());
+    }
+    assert_eq!(chains[0], chains[1], "each node has the same");
+    let AuditResponse { previous, entries } = &chains[0];
+    assert_eq!(audit::first_break(previous, entries), None);
+    let told: Vec<_> = entries.iter().map(|entry| (entry.by.as_str(), entry.kind.as_str())).collect();
+    // What the certificate says, whatever the tool said.
+    let [alice, bob] = names;
+    let (on, off) = ("node-cordoned", "node-uncordoned");
+    assert_eq!(told, [(alice, on), (alice, off), (bob, on), (bob, off)]);
+    assert!(entries[0].from.starts_with("127.0.0.1:") && entries[0].from.ends_with(" at n1"), "{:?}", entries[0]);
 }

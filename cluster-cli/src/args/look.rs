@@ -198,6 +198,34 @@ Examples:
   outpost voters set auto                              leaves it to the cluster";
 
 #[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(subcommand)]
+    pub(crate) verb: Option<AuditVerb>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub(crate) output: DataOutput,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditVerb {
+    /// Checks that each entry goes with the one before it, and prints the hash of the last.
+    Verify {
+        /// A hash that was printed earlier: it has to be part of the chain still.
+        #[arg(long, value_name = "HASH")]
+        contains: Option<String>,
+    },
+}
+
+pub(super) const AUDIT_EXAMPLES: &str = "\
+Examples:
+  outpost audit
+  outpost audit -o json > audit.json
+  outpost audit verify
+  outpost audit verify --contains 9f2c...              what was seen earlier is still part of it";
+
+#[derive(Debug, Args)]
 pub(crate) struct VotersArgs {
     #[command(subcommand)]
     pub(crate) verb: Option<VotersVerb>,

@@ -5,13 +5,16 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt as _, stream};
-use outpost_proto::admin::v1::{
-    AbortMoveRequest, ApplyRequest, Changed, Cluster, ClusterModule, ClusterNode, CordonRequest, DescribeRequest,
-    DescribeResponse, DrainRequest, Event, EventsRequest, ExplainRequest, ExplainResponse, ForgetRequest,
-    HistoryRequest, HistoryResponse, ModuleHost, ModulePin, MoveRequest, Movement, NodeVerdict, PinRequest,
-    PlacementVersion, PlanRequest, PlanResponse, PlannedChange, RollbackRequest, ScaleRequest, SetVotersRequest,
-    UnpinRequest, Voter, WatchRequest,
-    admin_server::{Admin, AdminServer},
+use outpost_proto::{
+    admin::v1::{
+        AbortMoveRequest, ApplyRequest, AuditEntry, AuditRequest, AuditResponse, Changed, Cluster, ClusterModule,
+        ClusterNode, CordonRequest, DescribeRequest, DescribeResponse, DrainRequest, Event, EventsRequest,
+        ExplainRequest, ExplainResponse, ForgetRequest, HistoryRequest, HistoryResponse, ModuleHost, ModulePin,
+        MoveRequest, Movement, NodeVerdict, PinRequest, PlacementVersion, PlanRequest, PlanResponse, PlannedChange,
+        RollbackRequest, ScaleRequest, SetVotersRequest, UnpinRequest, Voter, WatchRequest,
+        admin_server::{Admin, AdminServer},
+    },
+    audit,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -248,6 +251,21 @@ pub(crate) fn end_move(module: &mut ClusterModule) {
 
 #[tonic::async_trait]
 impl Admin for Operators {
+    /// One change, by ada.
+    async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
+        let entry = AuditEntry {
+            index: 7,
+            at_ms: 1_700_000_000_000,
+            by: "ada".to_owned(),
+            from: "127.0.0.1:5 at node-1".to_owned(),
+            kind: "node-cordoned".to_owned(),
+            text: "node-2 gets nothing new".to_owned(),
+            hash: String::new(),
+        };
+        let entry = AuditEntry { hash: audit::hash(audit::FIRST, &entry), ..entry };
+        Ok(Response::new(AuditResponse { previous: audit::FIRST.to_owned(), entries: vec![entry] }))
+    }
+
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Err(Status::unimplemented("the tests of this are run against a node"))
     }

@@ -15,8 +15,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 pub(crate) fn outpost(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
     command.args(args).env_remove("OUTPOST_NODE").env_remove("OUTPOST_CONTEXT").env("USER", "ada").kill_on_drop(true);
-    // Not those of whoever runs the tests.
-    command.env("OUTPOST_CONTEXTS", "/nonexistent/contexts.toml");
+    // Not those of whoever runs the tests; nobody can write there.
+    command.env("OUTPOST_CONTEXTS", "/proc/none/contexts.toml");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -672,6 +672,7 @@ impl Shared {
         let found = || Proposal {
             at: clock::wall(),
             by: self.node.to_string(),
+            from: String::new(),
             command: Command::Found { cluster: self.cluster.borrow().clone() },
         };
         let request = Request { proposal: (!founded).then(found), term: Some(term) };

@@ -25,9 +25,13 @@ use std::{
 };
 
 use bytesize::ByteSize;
+use outpost_proto::admin::v1::AuditEntry;
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Kind, Spec, StateClass};
+use super::{
+    audit::Audit,
+    spec::{Kind, Spec, StateClass},
+};
 use crate::id::{Epoch, Incarnation, ModuleName, NodeId, RaftId, Timestamp};
 
 /// How many versions of the spec can be rolled back to.
@@ -55,6 +59,8 @@ pub(crate) struct State {
     /// How many members an operator wants to vote; 0 leaves it to the cluster.
     pub(crate) voters_set: u32,
     pub(crate) events: VecDeque<Event>,
+    /// What operators have changed.
+    pub(crate) audit: Audit,
 }
 
 /// A node that has joined.
@@ -203,6 +209,9 @@ pub(crate) struct Proposal {
     pub(crate) at: Timestamp,
     /// The operator, or the node.
     pub(crate) by: String,
+    /// Where an operator asked from; empty where it is no operator's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) from: String,
     pub(crate) command: Command,
 }
 
@@ -317,7 +326,11 @@ impl State {
         let applied = self.change(index, proposal);
         if let Ok(event) = applied {
             let (kind, module, node, text) = event;
-            let Proposal { at, by, .. } = proposal;
+            let Proposal { at, by, from, .. } = proposal;
+            if !from.is_empty() {
+                let (by, from, kind, text) = (by.clone(), from.clone(), kind.to_owned(), text.clone());
+                self.audit.add(AuditEntry { index, at_ms: at.0, by, from, kind, text, hash: String::new() });
+            }
             self.events.push_back(Event { index, at: *at, kind: kind.to_owned(), module, node, by: by.clone(), text });
             if self.events.len() > EVENTS {
                 self.events.pop_front();

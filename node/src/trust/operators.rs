@@ -117,9 +117,7 @@ impl Operator {
     pub(crate) fn named(name: &str, from: String, known: Option<&Operators>) -> Result<Self, Forbidden> {
         let rights = match known {
             None => ALL,
-            Some(Operators(known)) => {
-                known.get(name).cloned().ok_or_else(|| Forbidden::Unknown(name.to_owned()))?
-            }
+            Some(Operators(known)) => known.get(name).cloned().ok_or_else(|| Forbidden::Unknown(name.to_owned()))?,
         };
         Ok(Self { name: Some(name.to_owned()), from, rights })
     }

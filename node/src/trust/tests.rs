@@ -1,0 +1,117 @@
+use std::{fs, net::Ipv4Addr, path::Path};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use tempfile::TempDir;
+
+use super::*;
+use crate::net::TcpListener;
+
+/// An authority, and the files of nodes.
+struct Realm {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Realm {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, format!("{:x}", rand::random::<u64>()));
+        params.subject_alt_names = vec![SanType::URI("spiffe://example.org".try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, name: &str, content: &str) -> Option<PathBuf> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        Some(path)
+    }
+
+    /// What a node has that believes this realm.
+    fn trust(&self, node: &str) -> Trust {
+        let mut params = CertificateParams::default();
+        let uri = format!("spiffe://example.org/outpost/shop/node/{node}");
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let mut settings = Settings::default();
+        settings.node.name = NodeId::parse(node).unwrap();
+        settings.trust.certificate = self.write("node.pem", &params.signed_by(&key, &self.issuer).unwrap().pem());
+        settings.trust.key = self.write("node.key", &key.serialize_pem());
+        settings.trust.authorities = self.write("ca.pem", &self.pem);
+        Trust::load(&settings, "shop").unwrap()
+    }
+}
+
+/// What comes of a connection: at who makes it, and at who accepts it.
+async fn meet(client: &Trust, server: &Trust, meant: Option<&str>) -> (io::Result<()>, io::Result<Option<String>>) {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let meant = meant.map(|node| NodeId::parse(node).unwrap());
+    let accepting = async {
+        let (stream, _) = listener.accept().await?;
+        let (_, peer) = Acceptor::for_nodes(server).unwrap().accept(stream).await?;
+        Ok(peer.map(|Peer(identity)| identity.to_string()))
+    };
+    let connecting = async { client.connect(address, meant.as_ref()).await.map(drop) };
+    tokio::join!(connecting, accepting)
+}
+
+#[tokio::test]
+async fn whoever_is_not_the_node_that_is_meant_is_refused() {
+    let realm = Realm::new();
+    let (one, two) = (realm.trust("node-1"), realm.trust("node-2"));
+    let (connected, accepted) = meet(&one, &two, Some("node-2")).await;
+    connected.unwrap();
+    assert_eq!(accepted.unwrap().unwrap(), "spiffe://example.org/outpost/shop/node/node-1");
+    // Of a seed, only the address is known.
+    meet(&one, &two, None).await.0.unwrap();
+    let refused = meet(&one, &two, Some("node-3")).await.0.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    let text = refused.to_string();
+    assert!(text.contains("node/node-2") && text.contains("`node-3`"), "{text}");
+}
+
+#[tokio::test]
+async fn two_realms_do_not_meet() {
+    let (ours, theirs) = (Realm::new().trust("node-1"), Realm::new().trust("node-2"));
+    let (connected, accepted) = meet(&ours, &theirs, Some("node-2")).await;
+    let text = connected.unwrap_err().to_string();
+    assert!(text.contains("none of the authorities"), "{text}");
+    assert!(accepted.is_err());
+}
+
+#[test]
+fn a_node_speaks_for_itself() {
+    let identity: Identity = "spiffe://example.org/outpost/shop/node/node-1".parse().unwrap();
+    let peer = Peer(identity);
+    assert!(may_speak_for(Some(&peer), "node-1").is_ok());
+    assert!(may_speak_for(Some(&peer), "node-2").is_err());
+    // Where nobody shows anything, everybody is believed.
+    assert!(may_speak_for(None, "node-2").is_ok());
+}
+
+#[test]
+fn what_is_shown_is_told_before_it_ends() {
+    let shown = Shown { expires: Timestamp(3_000_000), renew: Timestamp(2_000_000), ..Shown::default() };
+    let node = NodeId::parse("node-1").unwrap();
+    assert_eq!(shown.problems(&node, Timestamp(1_999_999)), Vec::<String>::new());
+    assert!(shown.problems(&node, Timestamp(2_000_000))[0].contains("expires in 16m 40s"));
+    assert!(shown.problems(&node, Timestamp(3_000_000))[0].contains("has expired"));
+    assert_eq!(Shown::default().problems(&node, Timestamp(9)), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_of_a_key_is_shown() {
+    let realm = Realm::new();
+    let keys = keyring::render(&[GossipKey::new([9; 32])]);
+    let path = realm.write("gossip.keys", &keys).unwrap();
+    let settings = TrustSettings { gossip_keys: Some(path), ..TrustSettings::default() };
+    let shown = format!("{:?} {:?}", Seal::load(&settings).unwrap(), realm.trust("node-1"));
+    assert!(!shown.contains(&GossipKey::new([9; 32]).secret()[..8]), "{shown}");
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+    assert!(tls::is_open_to_all(Path::new("/etc/passwd")));
+}
