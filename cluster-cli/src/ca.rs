@@ -130,7 +130,7 @@ impl Authority {
         let identity = Identity { domain: self.domain.clone(), cluster: cluster.to_owned(), role };
         let uri = identity.to_string();
         // What is read as something else is no name.
-        if uri.parse() != Ok(identity) || name == "ca" {
+        if uri.parse() != Ok(identity) || name.eq_ignore_ascii_case("ca") {
             return Err(BadAuthority::Name(format!("{uri} can't be a certificate's name; choose another")));
         }
         let issued = Issued {
@@ -138,6 +138,15 @@ impl Authority {
             key: self.folder.join(format!("{name}.key")),
             name: uri.clone(),
         };
+        // A name that is somebody else's here: of another cluster, or a node's that is an operator's now.
+        if let Ok(pem) = fs::read_to_string(&issued.certificate)
+            && let Some(other) = uri_of(&pem).filter(|other| *other != issued.name)
+        {
+            let path = issued.certificate.display();
+            return Err(BadAuthority::Name(format!(
+                "{path} is {other}; take another name, or another folder with --dir"
+            )));
+        }
         let pair = match fs::read_to_string(&issued.key) {
             Ok(pem) => KeyPair::from_pem(&pem)
                 .map_err(|error| BadAuthority::File { path: issued.key.clone(), problem: error.to_string() })?,
@@ -184,15 +193,20 @@ fn good_for(params: &mut CertificateParams, days: u32) {
 
 /// The realm of an authority: the URI in its certificate (X509-SVID.md, section 3.2).
 fn domain(pem: &str) -> Result<String, String> {
-    let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
-    let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.iter().flat_map(|extension| &extension.value.general_names);
-    let domain = names.into_iter().find_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
-        _ => None,
-    });
+    let uri = uri_of(pem);
+    let domain = uri.as_deref().and_then(|uri| uri.strip_prefix("spiffe://"));
     domain.map(str::to_owned).ok_or_else(|| "it names no trust domain; was it made by `outpost ca init`?".to_owned())
+}
+
+/// The first URI that a certificate names.
+fn uri_of(pem: &str) -> Option<String> {
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten()?;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
 }
 
 /// A file that is new, and its owner's alone.
@@ -308,6 +322,9 @@ mod tests {
         {
             assert!(matches!(authority.issue("shop", role, 1), Err(BadAuthority::Name(_))));
         }
+        authority.issue("shop", Role::Node("a".to_owned()), 1).unwrap();
+        let taken = authority.issue("bank", Role::Node("a".to_owned()), 1).unwrap_err().to_string();
+        assert!(taken.contains("outpost/shop/node/a"), "{taken}");
         assert!(matches!(authority.issue("a/b", Role::Node("a".to_owned()), 1), Err(BadAuthority::Name(_))));
     }
 }

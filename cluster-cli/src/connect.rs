@@ -76,7 +76,7 @@ impl Target {
             Some(node) => node.clone(),
             None => node_address(&context.node).map_err(|error| CliError::Refusal(error.to_string()))?,
         };
-        let credentials = context.files.as_ref().map(credentials).transpose()?.map(Arc::new);
+        let credentials = context.files().as_ref().map(credentials).transpose()?.map(Arc::new);
         Ok(Self { address, credentials })
     }
 
@@ -85,7 +85,11 @@ impl Target {
         let Some(credentials) = &self.credentials else { return connect(&self.address, &From::Node, None).await };
         let unreachable = |cause: String| {
             let remedy = match cause.contains("certificate") {
-                true => "`outpost context list` tells what is shown; `outpost ca issue` makes another".to_owned(),
+                true => {
+                    "is it the right cluster, and are its nodes' certificates good? `outpost context list` tells which \
+                         authorities this tool trusts for it"
+                        .to_owned()
+                }
                 false if cause.contains("TLS") => "--context none speaks to a node without certificates".to_owned(),
                 false => remedy(&self.address, &From::Node),
             };
@@ -217,7 +221,9 @@ fn remedy(address: &Address, from: &From) -> String {
              yours with `outpost context set`, or run this on the node's machine, or forward the port"
             .to_owned(),
         From::Node => {
-            "is the application running, and is its admin.listen this address? set another with --node".to_owned()
+            "is the application running, and is its admin.listen this address? set another with --node; one that asks for \
+             certificates needs a context: see `outpost context --help`"
+                .to_owned()
         }
         From::Address => format!("is this the --address of a gRPC server, {scheme}"),
         From::Ingress(node) => format!(

@@ -38,6 +38,12 @@ pub(crate) enum BadContext {
     NoHome,
     #[error("`{0}` can't name a context; `none` is what no context is called")]
     Name(String),
+    #[error(
+        "context `{0}` names some of certificate, key and authorities, and not all; `outpost context set` mends it"
+    )]
+    Half(String),
+    #[error("a context of the name `{0}` is there, and not a local cluster's")]
+    Taken(&'static str),
 }
 
 fn list_of(names: &[String]) -> String {
@@ -63,12 +69,19 @@ pub(crate) struct Contexts {
 pub(crate) struct Context {
     /// The admin API of a node.
     pub(crate) node: String,
-    #[serde(flatten)]
-    pub(crate) files: Option<Files>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authorities: Option<PathBuf>,
+    /// Of a local cluster, which takes it away again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    local: bool,
 }
 
 /// What an operator shows, and whom it believes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Files {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -112,6 +125,8 @@ impl Contexts {
         match name.or(self.current.as_deref()) {
             None | Some("none") => Ok(None),
             Some(name) => match self.contexts.get(name) {
+                // A context that can't show anything must not pass for one that needs not.
+                Some(context) if context.is_half() => Err(BadContext::Half(name.to_owned())),
                 Some(context) => Ok(Some(context)),
                 None => Err(self.unknown(name)),
             },
@@ -154,15 +169,26 @@ fn absolute(path: &Path) -> PathBuf {
 
 impl Context {
     fn of(args: &ContextSetArgs) -> Self {
-        let files = match (&args.certificate, &args.key, &args.authorities) {
-            (Some(certificate), Some(key), Some(authorities)) => Some(Files {
-                certificate: absolute(certificate),
-                key: absolute(key),
-                authorities: absolute(authorities),
-            }),
-            _ => None,
-        };
-        Self { node: args.node.to_string(), files }
+        let [certificate, key, authorities] =
+            [&args.certificate, &args.key, &args.authorities].map(|path| path.as_deref().map(absolute));
+        Self { node: args.node.to_string(), certificate, key, authorities, local: false }
+    }
+
+    /// That of a local cluster.
+    pub(crate) fn local(node: String, files: Files) -> Self {
+        let Files { certificate, key, authorities } = files;
+        let [certificate, key, authorities] = [certificate, key, authorities].map(Some);
+        Self { node, certificate, key, authorities, local: true }
+    }
+
+    pub(crate) fn files(&self) -> Option<Files> {
+        let (certificate, key, authorities) = (self.certificate.clone()?, self.key.clone()?, self.authorities.clone()?);
+        Some(Files { certificate, key, authorities })
+    }
+
+    fn is_half(&self) -> bool {
+        let there = [&self.certificate, &self.key, &self.authorities].map(|path| path.is_some());
+        there.contains(&true) && there.contains(&false)
     }
 }
 
@@ -182,17 +208,18 @@ pub(crate) async fn run(verb: &ContextVerb, out: &mut Output) -> Result<(), CliE
 fn listed(contexts: &Contexts) -> String {
     let rows = contexts.contexts.iter().map(|(name, context)| {
         let current = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
-        let files = context.files.as_ref().map(|files| files.certificate.display().to_string());
+        let files = context.certificate.as_ref().map(|certificate| certificate.display().to_string());
         [current.to_owned(), name.clone(), context.node.clone(), files.unwrap_or_else(|| "-".to_owned())]
     });
     table(["", "NAME", "NODE", "CERTIFICATE"], rows)
 }
 
-/// Puts the context of a local cluster in force for as long as it runs. Others' are left alone.
+/// The context of a local cluster, for as long as that runs. Others' are left alone: it becomes the current one only where
+/// there is none.
 #[derive(Debug)]
 pub(crate) struct Local {
-    before: Option<String>,
     context: Context,
+    pub(crate) is_current: bool,
 }
 
 impl Local {
@@ -201,10 +228,14 @@ impl Local {
 
     pub(crate) fn begin(context: Context) -> Result<Self, BadContext> {
         let mut contexts = Contexts::load()?;
-        let before = contexts.current.replace(Self::NAME.to_owned()).filter(|current| current != Self::NAME);
+        if contexts.contexts.get(Self::NAME).is_some_and(|known| !known.local) {
+            return Err(BadContext::Taken(Self::NAME));
+        }
+        let current = contexts.current.get_or_insert_with(|| Self::NAME.to_owned());
+        let is_current = current == Self::NAME;
         contexts.contexts.insert(Self::NAME.to_owned(), context.clone());
         contexts.save()?;
-        Ok(Self { before, context })
+        Ok(Self { context, is_current })
     }
 }
 
@@ -216,9 +247,7 @@ impl Drop for Local {
             return;
         }
         contexts.contexts.remove(Self::NAME);
-        if contexts.current.as_deref() == Some(Self::NAME) {
-            contexts.current = self.before.take().filter(|before| contexts.contexts.contains_key(before));
-        }
+        contexts.current.take_if(|current| current == Self::NAME);
         // What is left says that nobody is there, and how to go on.
         let _ = contexts.save();
     }
@@ -229,7 +258,7 @@ mod tests {
     use super::*;
 
     fn context(node: &str) -> Context {
-        Context { node: node.to_owned(), files: None }
+        Context { node: node.to_owned(), certificate: None, key: None, authorities: None, local: false }
     }
 
     fn two() -> Contexts {
@@ -242,7 +271,9 @@ mod tests {
     fn a_file_is_read_as_it_is_written() {
         let mut contexts = two();
         let files = Files { certificate: "/c".into(), key: "/k".into(), authorities: "/a".into() };
-        contexts.contexts.insert("c".to_owned(), Context { files: Some(files), ..context("127.0.0.1:3") });
+        let whole = Context::local("127.0.0.1:3".to_owned(), files.clone());
+        assert_eq!(whole.files(), Some(files));
+        contexts.contexts.insert("c".to_owned(), whole);
         assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
     }
 
@@ -255,6 +286,14 @@ mod tests {
         let unknown = contexts.choose(Some("x")).unwrap_err().to_string();
         assert!(unknown.contains("`x`") && unknown.contains("a, b"), "{unknown}");
         assert_eq!(Contexts::default().choose(None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_context_that_names_half_of_what_it_shows_is_none() {
+        let mut contexts = two();
+        contexts.contexts.insert("c".to_owned(), Context { key: Some("/k".into()), ..context("127.0.0.1:3") });
+        let half = contexts.choose(Some("c")).unwrap_err().to_string();
+        assert!(half.contains("`c`") && half.contains("not all"), "{half}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ use tokio::{
 use crate::{
     args::DevArgs,
     ca::{Authority, BadAuthority, Issued},
-    context::{self, Context, Files, Local},
+    context::{Context, Files, Local},
     error::{CliError, exit},
     output::Output,
     text::{colours, count},
@@ -86,8 +86,8 @@ pub(crate) async fn run(args: &DevArgs, out: &mut Output) -> Result<(), CliError
     let trust = if args.plain { None } else { Some(Trust::open(&dir, &flags::cluster(&args.settings))?) };
     let mut shell = Shell { args, program, dir, is_new: known.is_empty(), trust, ports: Vec::new(), out };
     shell.find_ports().await?;
-    let _context = shell.context().await?;
-    shell.print_header(&known).await?;
+    let context = shell.context().await?;
+    shell.print_header(&known, context.as_ref()).await?;
     let ended = shell.run(&mut signals).await;
     match ended? {
         exit::OK => Ok(()),
@@ -179,7 +179,7 @@ impl Shell<'_> {
         let issued = trust.issue(Role::Operator("dev".to_owned()))?;
         let authorities = Authority::authorities(Path::new(&trust.folder));
         let files = Files { certificate: issued.certificate, key: issued.key, authorities };
-        match Local::begin(Context { node: first.admin().to_string(), files: Some(files) }) {
+        match Local::begin(Context::local(first.admin().to_string(), files)) {
             Ok(local) => Ok(Some(local)),
             Err(error) => {
                 self.say(&format!(
@@ -191,7 +191,7 @@ impl Shell<'_> {
         }
     }
 
-    async fn print_header(&mut self, known: &[String]) -> Result<(), CliError> {
+    async fn print_header(&mut self, known: &[String], context: Option<&Local>) -> Result<(), CliError> {
         let nodes = count(self.ports.len(), "node");
         let state = if self.is_new { "new" } else { "from an earlier run; remove the folder to begin anew" };
         let mut lines = vec![format!("{nodes} of {}; data in {} ({state})", self.program.display(), self.dir)];
@@ -204,18 +204,16 @@ impl Shell<'_> {
         if !others.is_empty() {
             lines.push(format!("note: {} took part earlier and is not started now; see --nodes", others.join(", ")));
         }
-        let node = match (&self.trust, self.ports.first()) {
-            (Some(_), _) => {
-                let path = context::path().unwrap_or_default();
-                lines.push(format!(
-                    "nodes and operators need certificates, which are in {}/trust; the context `{}` in {} has an operator's",
-                    self.dir,
-                    Local::NAME,
-                    path.display()
-                ));
-                String::new()
+        if self.trust.is_some() {
+            lines.push(format!("nodes and operators need certificates, which are in {}/trust", self.dir));
+        }
+        // Whatever the tool would do by itself, here it finds this cluster.
+        let node = match (context, self.ports.first()) {
+            (Some(Local { is_current: true, .. }), _) => String::new(),
+            (Some(_), _) => format!("export OUTPOST_CONTEXT={}; ", Local::NAME),
+            (None, Some(first)) if self.trust.is_none() => {
+                format!("export OUTPOST_CONTEXT=none OUTPOST_NODE={}; ", first.admin())
             }
-            (None, Some(first)) if first.admin().port() != 7001 => format!("export OUTPOST_NODE={}; ", first.admin()),
             _ => String::new(),
         };
         lines.push(format!(

@@ -232,7 +232,7 @@ async fn ports_in_use_are_passed_over_and_data_is_found_again() {
     line_with(&mut lines, &range).await;
     line_with(&mut lines, "from an earlier run").await;
     line_with(&mut lines, "note: node-4 took part earlier").await;
-    line_with(&mut lines, &format!("export OUTPOST_NODE=127.0.0.1:{}", base + 11)).await;
+    line_with(&mut lines, &format!("export OUTPOST_CONTEXT=none OUTPOST_NODE=127.0.0.1:{}", base + 11)).await;
     let started = line_with(&mut lines, "node-1 | args ").await;
     assert!(started.contains("initial_voters=[\"node-1\"]"), "{started}");
     send("-TERM", &child).await;

@@ -30,17 +30,19 @@ use crate::{
         scheduler,
         spec::StateClass,
         spec::{Count, KindName, Pin, Spec},
-        state::{Command, Declared, Hosting, Part, PartChange, Proposal, Refused, State},
+        state::{Asked, Command, Declared, Hosting, Part, PartChange, Proposal, Refused, State},
         view::{self, Heard},
     },
     status::AdminError,
-    trust::operators::Operator,
+    trust::operators::{Forbidden, Operator},
 };
 
 /// How close to each other two views of the cluster are sent.
 const GAP: Duration = Duration::from_millis(20);
 /// How many names are suggested or listed in an error.
 const NAMED: usize = 20;
+/// How long a reason, or who gives it, may be: both are kept by every node.
+const LONGEST: usize = 1024;
 
 pub(crate) fn server(facts: Arc<Facts>, view: View) -> AdminServer<impl Admin> {
     AdminServer::new(Operators { facts, view }).max_decoding_message_size(2 * document::LARGEST)
@@ -72,8 +74,14 @@ impl Operators {
             None if by.is_empty() => format!("operator at {}", self.view.me),
             None => by,
         };
-        let from = format!("{} at {}", asker.from, self.view.me);
-        Ok(self.view.log.propose(Proposal { at: clock::wall(), by, from, command }).await??)
+        let (kind, text) = told(&command);
+        let asked = Asked { node: self.view.me.to_string(), from: asker.from.clone(), kind: kind.to_owned(), text };
+        for (what, text) in [("who asks", &by), ("the reason", &asked.text)] {
+            if text.len() > LONGEST {
+                return Err(AdminError::TooLong { what, bytes: text.len() });
+            }
+        }
+        Ok(self.view.log.propose(Proposal { at: clock::wall(), by, asked: Some(asked), command }).await??)
     }
 
     fn module<'a>(&self, state: &'a State, name: &str) -> Result<(ModuleName, &'a Declared), AdminError> {
@@ -128,10 +136,29 @@ impl Operators {
     }
 }
 
-/// Who asks: see [`guard`].
-fn asker<T>(request: &Request<T>) -> Operator {
-    let known = request.extensions().get::<Operator>();
-    known.cloned().unwrap_or_else(|| Operator::anyone(String::new()))
+/// Who asks: see [`guard`], without which nobody does.
+fn asker<T>(request: &Request<T>) -> Result<Operator, AdminError> {
+    let known = request.extensions().get::<Operator>().cloned();
+    known.ok_or_else(|| Forbidden::Unknown(String::new()).into())
+}
+
+/// What an operator's command is called, and what it does, for the audit log.
+fn told(command: &Command) -> (&'static str, String) {
+    let with = |text: String, why: &str| if why.is_empty() { text } else { format!("{text}: {why}") };
+    match command {
+        Command::SetSpec { expect, why, .. } => ("placement", with(format!("placement version {}", expect + 1), why)),
+        Command::Part { module, change: PartChange::BeginMove { to, .. }, why, .. } => {
+            ("move", with(format!("{module} to {}", to.node), why))
+        }
+        Command::Part { module, why, .. } => ("abort-move", with(format!("{module} stays"), why)),
+        Command::Drain { node, why } => ("drain", with(node.to_string(), why)),
+        Command::Cordon { node, cordoned } => (if *cordoned { "cordon" } else { "uncordon" }, node.to_string()),
+        Command::Forget(node) => ("forget", node.to_string()),
+        Command::SetVoters { count: 0 } => ("voters", "as many as the cluster chooses".to_owned()),
+        Command::SetVoters { count } => ("voters", format!("{count} nodes vote")),
+        // Not an operator's to give.
+        Command::Found { .. } | Command::Register { .. } | Command::Leave(_) => ("other", String::new()),
+    }
 }
 
 /// A spec that was not read from a document, but changed by a command.
@@ -233,7 +260,7 @@ impl Admin for Operators {
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let ApplyRequest { document, check_index, by, why } = request.into_inner();
         self.change(check_index, (&asker, by, why), |_, _| parse(document)).await
@@ -245,7 +272,7 @@ impl Admin for Operators {
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let RollbackRequest { version, check_index, by, why } = request.into_inner();
         let why = if why.is_empty() { format!("back to version {version}") } else { why };
@@ -265,7 +292,7 @@ impl Admin for Operators {
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         let ScaleRequest { module, replicas, check_index, by, why } = request.into_inner();
         let count = match replicas {
             0 => Count::Every,
@@ -284,7 +311,7 @@ impl Admin for Operators {
     }
 
     async fn pin(&self, request: Request<PinRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         let PinRequest { module, node, reason, ttl_seconds, check_index, by } = request.into_inner();
         if reason.trim().is_empty() {
             return Err(AdminError::NoReason.into());
@@ -302,7 +329,7 @@ impl Admin for Operators {
     }
 
     async fn unpin(&self, request: Request<UnpinRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         let UnpinRequest { module, check_index, by, why } = request.into_inner();
         let why = if why.is_empty() { format!("unpin {module}") } else { why };
         self.change(check_index, (&asker, by, why), |state, mut spec| {
@@ -320,7 +347,7 @@ impl Admin for Operators {
     }
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         let MoveRequest { module, node, check_index, lose_state, by, why } = request.into_inner();
         let state = self.state();
         let (module, declared) = self.module(&state, &module)?;
@@ -380,7 +407,7 @@ impl Admin for Operators {
     }
 
     async fn abort_move(&self, request: Request<AbortMoveRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         let AbortMoveRequest { module, mut move_id, by, why } = request.into_inner();
         let mut states = self.view.log.state();
         loop {
@@ -417,7 +444,7 @@ impl Admin for Operators {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let DrainRequest { node, by, why } = request.into_inner();
         let state = self.state();
@@ -430,7 +457,7 @@ impl Admin for Operators {
     }
 
     async fn cordon(&self, request: Request<CordonRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let CordonRequest { node, cordoned, by } = request.into_inner();
         let state = self.state();
@@ -444,7 +471,7 @@ impl Admin for Operators {
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let ForgetRequest { node, by } = request.into_inner();
         let state = self.state();
@@ -467,7 +494,7 @@ impl Admin for Operators {
     }
 
     async fn set_voters(&self, request: Request<SetVotersRequest>) -> Result<Response<Changed>, Status> {
-        let asker = asker(&request);
+        let asker = asker(&request)?;
         asker.may_change_all().map_err(AdminError::from)?;
         let SetVotersRequest { count, by } = request.into_inner();
         if !matches!(count, 0 | 1 | 3 | 5) {

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     app::App,
     cluster::Failure,
-    config::{ClusterSettings, IngressSettings, Listen, Loaded, LogFormat, LogSettings, Sources, default_file},
+    config::{Listen, Loaded, LogFormat, LogSettings, Settings, Sources, default_file},
     module::Program,
     node::{Facts, Node},
     status::{StartError, chain},
@@ -242,8 +242,8 @@ async fn run(app: App, program: Program, loaded: Loaded) -> Result<ExitCode, Sta
         tracing::error!("can't listen for signals");
         return Ok(ExitCode::from(exit::FAILED));
     };
-    let (name, ingress) = (app.name.clone(), loaded.settings.ingress.clone());
-    let cluster = loaded.settings.cluster.clone();
+    let name = app.name.clone();
+    let settings = loaded.settings.clone();
     let node = tokio::select! {
         node = Node::start(app, program, loaded) => node?,
         code = either(&mut interrupt, &mut terminate) => return Ok(ended_by(code)),
@@ -260,7 +260,7 @@ async fn run(app: App, program: Program, loaded: Loaded) -> Result<ExitCode, Sta
                 Failure::Gossip(_) | Failure::Log(_) => exit::CUT_OFF,
             }));
         }
-        () = warn_of_plaintext(&ingress, &cluster) => {}
+        () = warn_of_plaintext(&settings) => {}
     }
     tracing::info!("stopping: calls in flight may finish; a second signal ends them");
     let stopped = tokio::select! {
@@ -290,10 +290,13 @@ fn ended_by(signal: SignalKind) -> ExitCode {
 }
 
 /// Says once a minute that calls can be read by others, if they can.
-async fn warn_of_plaintext(ingress: &IngressSettings, cluster: &ClusterSettings) {
+async fn warn_of_plaintext(settings: &Settings) {
+    let Settings { ingress, cluster, trust, .. } = settings;
     let open = |listen: Listen| !listen.address().ip().is_loopback();
     let ingress_open = ingress.tls.is_none() && open(ingress.listen);
-    if !ingress_open && !open(cluster.listen) {
+    let cluster_open = open(cluster.listen) && !trust.is_set();
+    let gossip_open = open(cluster.listen) && !trust.seals();
+    if !ingress_open && !cluster_open && !gossip_open {
         return std::future::pending().await;
     }
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
@@ -305,7 +308,13 @@ async fn warn_of_plaintext(ingress: &IngressSettings, cluster: &ClusterSettings)
                 "the ingress is open to the network without TLS: everybody on the way can read and change calls"
             );
         }
-        if open(cluster.listen) {
+        if gossip_open && !cluster_open {
+            tracing::warn!(
+                listen = %cluster.listen,
+                "gossip is open to the network without a seal: everybody on the way can read and forge it"
+            );
+        }
+        if cluster_open {
             tracing::warn!(
                 listen = %cluster.listen,
                 "the cluster listener is open to the network without TLS: everybody on the way can read and change calls \

@@ -48,7 +48,7 @@ use crate::{
     },
     reflection::Reflection,
     status::StartError,
-    trust::{Acceptor, Seal, Shown, Trust},
+    trust::{Acceptor, Follows, Seal, Shown, Trust},
 };
 
 /// How long the last words of a node may take.
@@ -91,6 +91,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) trust: Trust,
     pub(crate) seal: Option<Seal>,
+    /// What follows files, of this and of other parts of the node.
+    pub(crate) followed: Vec<Arc<dyn Follows>>,
     /// For other nodes.
     pub(crate) listener: TcpListener,
     pub(crate) table: Arc<Table>,
@@ -113,6 +115,7 @@ pub(crate) struct Cluster {
     server: Server,
     trust: Trust,
     seal: Option<Seal>,
+    followed: Vec<Arc<dyn Follows>>,
     /// Of the listener for other nodes.
     front: Front,
     joined_at: u64,
@@ -167,6 +170,7 @@ impl Cluster {
             settings,
             trust,
             seal,
+            followed,
             listener,
             table,
             reflection,
@@ -189,7 +193,7 @@ impl Cluster {
             persistent: identity.persistent,
             labels: node.labels.clone(),
             descriptors: reflection.digests(),
-            trust: Shown::of(&trust, seal.as_ref()),
+            trust: Shown::of(&trust, seal.as_ref(), &followed),
             ..Member::new(identity.generation, address)
         };
         let options = Options {
@@ -295,6 +299,7 @@ impl Cluster {
             server,
             trust,
             seal,
+            followed,
             front,
             joined_at,
             going: CancellationToken::new(),
@@ -359,8 +364,21 @@ impl Cluster {
     pub(crate) async fn failed(&self) -> Failure {
         let node = self.me.node.clone();
         let mut by_lease = self.superseded.clone();
+        // Where nodes have certificates, gossip alone ends nobody: whoever has a key of it could say so. The log, which
+        // refuses the lease, is heard of a moment later.
+        let by_gossip = async {
+            let generation = self.membership.superseded().await;
+            if self.trust.identity().is_some() {
+                tracing::warn!(
+                    generation,
+                    "gossip says that a newer process has this node's name; the log has not confirmed it"
+                );
+                std::future::pending::<()>().await;
+            }
+            generation
+        };
         let failure = tokio::select! {
-            generation = self.membership.superseded() => Failure::Superseded { node, generation },
+            generation = by_gossip => Failure::Superseded { node, generation },
             Ok(generation) = by_lease.wait_for(Option::is_some) => {
                 Failure::Superseded { node, generation: generation.unwrap_or_default() }
             }
@@ -377,7 +395,7 @@ impl Cluster {
     pub(crate) fn announce(&self, serving: Serving) -> impl Future<Output = ()> + Send + use<> {
         let (membership, mut state, node) = (self.membership.clone(), self.log.state(), self.me.node.clone());
         let going = self.going.clone();
-        let (trust, seal) = (self.trust.clone(), self.seal.clone());
+        let (trust, seal, followed) = (self.trust.clone(), self.seal.clone(), self.followed.clone());
         let announce = async move {
             let (ingress, tls) = serving.ingress;
             let admin = serving.admin.map(|admin| admin.to_string()).unwrap_or_default();
@@ -388,7 +406,7 @@ impl Cluster {
             membership.set_lifecycle(Lifecycle::Ready);
             let mut every = interval(LOAD);
             let mut drained = false;
-            let mut shown = Shown::of(&trust, seal.as_ref());
+            let mut shown = Shown::of(&trust, seal.as_ref(), &followed);
             loop {
                 tokio::select! {
                     _ = every.tick() => {}
@@ -399,7 +417,7 @@ impl Cluster {
                     // The others see it go as they see one go that ends.
                     membership.set_lifecycle(if drains { Lifecycle::Draining } else { Lifecycle::Ready });
                 }
-                let shows = Shown::of(&trust, seal.as_ref());
+                let shows = Shown::of(&trust, seal.as_ref(), &followed);
                 if shown != shows {
                     if let Err(error) = membership.set_trust(shows.clone()) {
                         tracing::warn!(%error, "others are not told of new certificates or keys");
@@ -485,7 +503,7 @@ impl Cluster {
     }
 
     fn proposal(&self, command: Command) -> Proposal {
-        Proposal { at: clock::wall(), by: self.me.node.to_string(), from: String::new(), command }
+        Proposal { at: clock::wall(), by: self.me.node.to_string(), asked: None, command }
     }
 }
 
@@ -524,7 +542,7 @@ async fn register(log: &Log, me: &Incarnation, record: Record) -> Result<u64, St
     let mut pause = Duration::from_millis(50);
     loop {
         let command = Command::Register { node: me.node.clone(), record: record.clone() };
-        let proposal = Proposal { at: clock::wall(), by: me.node.to_string(), from: String::new(), command };
+        let proposal = Proposal { at: clock::wall(), by: me.node.to_string(), asked: None, command };
         match log.propose(proposal).await {
             Ok(Ok(index)) => return Ok(index),
             Ok(Err(refused)) => return Err(cluster_error(refused)),

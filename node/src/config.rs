@@ -158,6 +158,11 @@ pub enum PlainGossip {
 }
 
 impl TrustSettings {
+    /// Whether gossip is sealed, and nothing else is read.
+    pub(crate) fn seals(&self) -> bool {
+        self.gossip_keys.is_some() && self.plain_gossip == PlainGossip::Refuse
+    }
+
     /// Whether nodes and operators need certificates.
     pub(crate) fn is_set(&self) -> bool {
         self.certificate.is_some() && self.key.is_some() && self.authorities.is_some()
@@ -677,9 +682,8 @@ impl Settings {
         if trust.plain_gossip != PlainGossip::Refuse && trust.gossip_keys.is_none() {
             fault("trust.plain_gossip", "is of use only with `trust.gossip_keys`");
         }
-        let sealed = trust.gossip_keys.is_some() && trust.plain_gossip == PlainGossip::Refuse;
         let open = !cluster.listen.address().ip().is_loopback();
-        if open && !cluster.plaintext_beyond_loopback && trust.is_set() && !sealed {
+        if open && !cluster.plaintext_beyond_loopback && trust.is_set() && !trust.seals() {
             fault(
                 "cluster.listen",
                 "is reachable from other machines, and everybody on the way can read and forge gossip; set \

@@ -17,6 +17,7 @@ use std::{
     future::pending,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -44,7 +45,7 @@ use crate::{
     config::IngressSettings,
     gather::Gathered,
     net::{TcpListener, TcpStream},
-    trust::{Acceptor, Peer},
+    trust::{Accepted, Acceptor},
 };
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
@@ -273,7 +274,7 @@ impl Connection {
         let Some(acceptor) = &self.tls else { return self.serve_http(stream, None).await };
         let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
-            Some(Ok(Ok((stream, peer)))) => self.serve_http(stream, peer).await,
+            Some(Ok(Ok((stream, accepted)))) => self.serve_http(stream, accepted).await,
             Some(Ok(Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let may_log = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).may_log();
                 let peer = peer_address.map(tracing::field::display);
@@ -287,14 +288,21 @@ impl Connection {
         }
     }
 
-    async fn serve_http<S>(self, stream: S, peer: Option<Peer>)
+    async fn serve_http<S>(self, stream: S, accepted: Option<Accepted>)
     where
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
+        let (peer, left) = accepted.map_or((None, None), |Accepted { peer, left }| (Some(peer), left));
         let service = self.front.for_connection(stream.connect_info(), peer);
+        let mut expired = pin!(async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => pending().await,
+            }
+        });
         let stream = Watched::new(stream, self.preface_timeout, self.written);
         let stream = TokioIo::new(Gathered::new(stream));
-        let mut connection = std::pin::pin!(self.http.serve_connection(stream, service));
+        let mut connection = pin!(self.http.serve_connection(stream, service));
         let mut told = false;
         loop {
             let stopping = async { if told { pending().await } else { self.stopping.cancelled().await } };
@@ -306,6 +314,10 @@ impl Connection {
                     return;
                 }
                 () = self.cut.cancelled() => return,
+                () = expired.as_mut() => {
+                    tracing::info!("closed a connection, since the certificate that was shown on it has expired");
+                    return;
+                }
                 () = stopping => {
                     told = true;
                     connection.as_mut().graceful_shutdown();

@@ -28,6 +28,9 @@ mod cluster;
 pub mod codegen;
 pub mod config;
 mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod handoff;
 mod id;

@@ -114,6 +114,13 @@ impl Node {
         let reflection = Arc::new(reflection(&app, &table));
 
         let declared = declared(&app, &program);
+        // From the start: what keeps the node from joining may be in one of them.
+        let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
+        let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
+        let followed: Vec<_> = followed.collect();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(trust::follow(followed.clone()));
+
         let joining = cluster::Joining {
             application: &app.name,
             version: &app.version,
@@ -122,6 +129,7 @@ impl Node {
             settings: &settings,
             trust: trust.clone(),
             seal: seal.clone(),
+            followed,
             listener: cluster_listen,
             table: Arc::clone(&table),
             reflection: Arc::clone(&reflection),
@@ -174,11 +182,7 @@ impl Node {
             driver.start_all().await?;
         }
         let (orders, received) = mpsc::channel(4);
-        let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(received));
-        let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
-        let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
-        tasks.spawn(trust::follow(followed.collect()));
 
         let served = Arc::new(with_reflection(&table, &reflection, &settings)?);
         tasks.spawn(cluster::learn_descriptors(Arc::clone(&reflection), cluster.membership().clone(), trust.clone()));

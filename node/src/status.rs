@@ -220,6 +220,8 @@ pub(crate) enum AdminError {
     CannotAbort { module: ModuleName, problem: String },
     #[error("node `{0}` is there; stop it before it is forgotten")]
     StillAlive(NodeId),
+    #[error("{what} has {bytes} bytes, and 1024 are the most; write less")]
+    TooLong { what: &'static str, bytes: usize },
     #[error("{0}")]
     Forbidden(#[from] Forbidden),
     #[error("{0}")]
@@ -233,9 +235,11 @@ impl From<AdminError> for Status {
         // No `_` arm, so a new variant must choose here.
         let code = match &error {
             AdminError::NoModule { .. } | AdminError::NoNode { .. } | AdminError::NoVersion { .. } => Code::NotFound,
-            AdminError::NoFormat(_) | AdminError::NoReason | AdminError::BadVoters(_) | AdminError::Faults(_) => {
-                Code::InvalidArgument
-            }
+            AdminError::TooLong { .. }
+            | AdminError::NoFormat(_)
+            | AdminError::NoReason
+            | AdminError::BadVoters(_)
+            | AdminError::Faults(_) => Code::InvalidArgument,
             AdminError::PlacementChanged { .. } | AdminError::ModuleChanged { .. } => Code::Aborted,
             AdminError::CannotMove { .. } | AdminError::CannotAbort { .. } | AdminError::StillAlive(_) => {
                 Code::FailedPrecondition

@@ -40,6 +40,7 @@ use tokio_util::either::Either;
 use tonic::{Request, Status, transport::Uri};
 
 use crate::{
+    clock,
     config::{AdminSettings, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
@@ -260,23 +261,26 @@ pub(crate) struct Shown {
     pub(crate) expires: Timestamp,
     /// ... and when it should have another.
     pub(crate) renew: Timestamp,
-    /// Why changed files are not in force.
+    /// Why changed files are not in force, or what else is not as it should be.
     pub(crate) problem: Option<String>,
     /// The ids of its keys of gossip.
     pub(crate) keys: Vec<String>,
 }
 
 impl Shown {
-    pub(crate) fn of(trust: &Trust, seal: Option<&Seal>) -> Self {
+    pub(crate) fn of(trust: &Trust, seal: Option<&Seal>, followed: &[Arc<dyn Follows>]) -> Self {
         /// How much of a problem others are told. The rest is in the node's own log.
         const MOST: usize = 300;
         let since = |time: Duration| Timestamp(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let credentials = trust.0.as_ref();
-        let current = credentials.map(|credentials| credentials.current());
-        let problem = credentials
-            .and_then(|credentials| credentials.fault())
-            .or_else(|| seal.and_then(|seal| seal.keys.fault()))
-            .map(|problem| problem.chars().take(MOST).collect());
+        let current = trust.0.as_ref().map(|credentials| credentials.current());
+        let problem = followed.iter().find_map(|files| files.fault());
+        let half = |seal: &Seal| match seal.plain {
+            PlainGossip::Refuse => None,
+            PlainGossip::Accept => Some("gossip that is not sealed is read too (`trust.plain_gossip`)".to_owned()),
+            PlainGossip::Send => Some("gossip is sent as it is, not sealed (`trust.plain_gossip`)".to_owned()),
+        };
+        let problem = problem.map(|problem| format!("can't use changed files: {problem}"));
+        let problem = problem.or_else(|| seal.and_then(half)).map(|problem| problem.chars().take(MOST).collect());
         Self {
             expires: current.as_ref().map(|current| since(current.expires)).unwrap_or_default(),
             renew: current.as_ref().map(|current| since(current.renew)).unwrap_or_default(),
@@ -295,8 +299,7 @@ impl Shown {
             let left = humantime::format_duration(left);
             problems.push(format!("node `{node}`: its certificate expires in {left}; put a new one in its place"));
         }
-        problems
-            .extend(self.problem.iter().map(|problem| format!("node `{node}`: can't use changed files: {problem}")));
+        problems.extend(self.problem.iter().map(|problem| format!("node `{node}`: {problem}")));
         problems
     }
 }
@@ -343,6 +346,13 @@ fn in_words(error: io::Error) -> io::Error {
 /// Who is at the other end of a connection, as its certificate says. An extension of the requests that come over it.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer(pub(crate) Identity);
+
+/// Whom a connection is with, and for how long that may be.
+pub(crate) struct Accepted {
+    pub(crate) peer: Peer,
+    /// Nodes' connections go on: they end with the node, or when it has to make new ones.
+    pub(crate) left: Option<Duration>,
+}
 
 /// Lets a node speak for itself, and for nobody else.
 ///
@@ -412,7 +422,10 @@ impl Acceptor {
     ///
     /// # Errors
     /// What TLS said, or that it is somebody who may not.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(server::TlsStream<TcpStream>, Option<Peer>)> {
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>)> {
         let credentials = match &self.0 {
             Kind::Clients(config) => {
                 let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
@@ -421,13 +434,17 @@ impl Acceptor {
             Kind::Nodes(credentials) | Kind::Operators(credentials) => credentials.current(),
         };
         let stream = TlsAcceptor::from(Arc::clone(&credentials.server)).accept(stream).await.map_err(in_words)?;
-        let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity).map_err(refused)?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
+        let now = Duration::from_millis(clock::wall().0);
+        let left = mutual::expires(shown).map(|expires| expires.saturating_sub(now));
+        let left = left.filter(|_| matches!(self.0, Kind::Operators(_)));
         let may =
             matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(_), Role::Operator(_)));
         if !may {
             return Err(refused(format!("{peer} may not connect here")));
         }
-        Ok((stream, Some(Peer(peer))))
+        Ok((stream, Some(Accepted { peer: Peer(peer), left })))
     }
 }
 

@@ -137,6 +137,12 @@ pub fn peer(shown: Option<&[CertificateDer<'_>]>, own: &Identity) -> Result<Iden
     Ok(identity)
 }
 
+/// When what the other end has shown expires, since 1970.
+#[must_use]
+pub fn expires(shown: Option<&[CertificateDer<'_>]>) -> Option<Duration> {
+    read(shown?.first()?).ok().map(|named| named.expires)
+}
+
 /// What a certificate says.
 struct Named {
     identity: Identity,

@@ -10,7 +10,11 @@ use outpost_proto::{
         ForgetRequest, MoveRequest, admin_client::AdminClient,
     },
     audit,
-    cluster::v1::{HelloRequest, RenewRequest, placement_client::PlacementClient},
+    cluster::v1::{
+        CarriedCall, CarryRequest, ConsensusRequest, ElectRequest, HelloRequest, ProposeRequest, RenewRequest,
+        TransferBegin, TransferRequest, Voter, carry_request, carry_response, consensus_client::ConsensusClient,
+        handoff_client::HandoffClient, link_client::LinkClient, placement_client::PlacementClient, transfer_request,
+    },
     mutual::Credentials,
 };
 use outpost_tests::{
@@ -21,10 +25,13 @@ use outpost_tests::{
     wait::{until, within},
     witness::{self, Book},
 };
+use prost::Message as _;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Status, transport::Channel};
 
 async fn secured(count: usize, authority: &Arc<Authority>) -> (TestCluster, Arc<Book>) {
@@ -127,6 +134,60 @@ async fn a_node_speaks_for_itself_only() {
     let refused = renew("n3").await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("node/n3") && refused.message().contains("`n2`"), "{refused:?}");
+
+    let channel = |shown: &str| connection(at, &authority.credentials(&node(shown)));
+    let is_refused = |answer: Result<(), Status>, what: &str| match answer {
+        Err(status) if status.code() == Code::PermissionDenied => {}
+        other => panic!("{what}: {other:?}"),
+    };
+    // What a node would say of another to the log, and what it would have operators have said.
+    let leave = json!({"at": 1, "by": "n2", "command": {"leave": {"node": "n2", "generation": generation}}});
+    let forged = json!({
+        "at": 1, "by": "alice", "asked": {"node": "n2", "from": "10.0.0.1:5", "kind": "drain", "text": "n2"},
+        "command": {"drain": {"node": "n2", "why": ""}},
+    });
+    let unasked = json!({"at": 1, "by": "alice", "command": {"drain": {"node": "n2", "why": ""}}});
+    for proposal in [leave, forged, unasked] {
+        let request = ProposeRequest { cluster: view.id.clone(), proposal: proposal.to_string().into_bytes() };
+        let answer = PlacementClient::new(channel("n3")).propose(request).await;
+        is_refused(answer.map(drop), &proposal.to_string());
+    }
+    let voters = vec![Voter { node: "n2".to_owned(), raft_id: 7 }];
+    let request = ElectRequest { cluster_name: "test".to_owned(), voters, cluster: "made-up".to_owned() };
+    is_refused(PlacementClient::new(channel("n3")).elect(request).await.map(drop), "an election");
+
+    // A member of the log's consensus, and one that nobody knows.
+    let leads = view.voters.iter().find(|voter| voter.node == leader).unwrap().raft_id;
+    let vote = |leader: u64| json!({"leader_id": {"term": 99, "node_id": leader}, "committed": true});
+    let append = |leader: u64| json!({"vote": vote(leader), "prev_log_id": null, "entries": [], "leader_commit": null});
+    let consensus = async |shown: &str, from: u64, body: serde_json::Value| {
+        let body = body.to_string().into_bytes();
+        let request = ConsensusRequest { cluster: view.id.clone(), from, to: leads, body };
+        ConsensusClient::new(channel(shown)).append(request).await.map(drop)
+    };
+    let second = view.nodes.iter().find(|node| node.name != leader).unwrap().name.clone();
+    is_refused(consensus("n3", leads, append(leads)).await, "in the leader's place");
+    let unknown = consensus("n3", 0xdead, append(leads)).await.unwrap_err();
+    assert!(matches!(unknown.code(), Code::Unavailable | Code::PermissionDenied), "{unknown:?}");
+    is_refused(consensus(&leader, leads, append(leads + 1)).await, "for another leader than itself");
+    let begin =
+        transfer_request::Step::Begin(TransferBegin { cluster: view.id.clone(), node: second, ..Default::default() });
+    let mut handoff = HandoffClient::new(channel("n3"));
+    let transfer = handoff.transfer(tokio_stream::once(TransferRequest { step: Some(begin) }));
+    is_refused(transfer.await.map(drop), "a state that is for another");
+    // A carried call can't say who is at the other end.
+    let path = "/outpost.cluster.v1.Placement/Renew".into();
+    let call = CarriedCall { id: 1, path, body: vec![0; 5].into(), ..Default::default() };
+    let frame = CarryRequest { frame: Some(carry_request::Frame::Call(call)) };
+    let frames = tokio_stream::once(frame).chain(tokio_stream::pending());
+    let mut answers = LinkClient::new(channel("n3")).carry(frames).await.unwrap().into_inner();
+    match within("an answer", answers.message()).await.unwrap().unwrap().frame.unwrap() {
+        carry_response::Frame::Answer(answer) => {
+            let text = format!("{:?}", String::from_utf8_lossy(&answer.encode_to_vec()));
+            assert!(text.contains("12") && text.contains("by%20way%20of%20a%20link"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn described(at: SocketAddr, channel: Channel) -> Result<String, Status> {
@@ -401,7 +462,7 @@ async fn what_operators_change_is_in_one_chain() {
     let told: Vec<_> = entries.iter().map(|entry| (entry.by.as_str(), entry.kind.as_str())).collect();
     // What the certificate says, whatever the tool said.
     let [alice, bob] = names;
-    let (on, off) = ("node-cordoned", "node-uncordoned");
+    let (on, off) = ("cordon", "uncordon");
     assert_eq!(told, [(alice, on), (alice, off), (bob, on), (bob, off)]);
     assert!(entries[0].from.starts_with("127.0.0.1:") && entries[0].from.ends_with(" at n1"), "{:?}", entries[0]);
 }

@@ -9,7 +9,7 @@
 //! The module runs in a task, which goes on when the caller goes away: if a lost connection ended it half way, nobody could
 //! say what a second run would do. The answers travel with the state of the module.
 
-mod book;
+pub(crate) mod book;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},

@@ -71,7 +71,11 @@ impl Checkpoints {
             StartError::Checkpoints { url: shown.clone(), error }
         };
         if let (true, Ok(folder)) = (url.scheme() == "file", url.to_file_path()) {
-            std::fs::create_dir_all(folder).map_err(|error| refused(with_causes(&error)))?;
+            let mut builder = std::fs::DirBuilder::new();
+            // What is in a state is nobody else's business.
+            #[cfg(unix)]
+            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+            builder.recursive(true).create(folder).map_err(|error| refused(with_causes(&error)))?;
         }
         // Names of the environment are those of the stores' own tools, in capitals.
         let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));

@@ -611,7 +611,7 @@ impl Driver {
         };
         self.jobs.spawn(async move {
             let command = LogCommand::Part { module: module.clone(), expect, change, why };
-            match timeout(limit, log.propose(Proposal { at: clock::wall(), by, from: String::new(), command })).await {
+            match timeout(limit, log.propose(Proposal { at: clock::wall(), by, asked: None, command })).await {
                 Ok(Ok(Ok(_))) => {}
                 Ok(Ok(Err(refused))) => tracing::debug!(%module, %refused, "the placement has moved on"),
                 Ok(Err(error)) => tracing::warn!(%module, %error, "the placement log did not take a change"),

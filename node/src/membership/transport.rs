@@ -41,12 +41,17 @@ use crate::{
     net::UdpSocket,
     trust::{
         Seal,
-        sealed::{Dropped, Opener, Sealer},
+        sealed::{Dropped, Opened, Opener, Sealer},
     },
 };
 
 /// The largest datagram of all.
 const LARGEST: usize = 65_507;
+/// Where the inner sockets are. On another address than nodes that listen on loopback, whose ports they would take.
+#[cfg(target_os = "linux")]
+const INNER: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+#[cfg(not(target_os = "linux"))]
+const INNER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// How many messages may wait for chitchat.
 const QUEUE: usize = 256;
 /// A datagram within the machine is there at once, or never: what can't be parsed is not told.
@@ -76,14 +81,19 @@ struct Sending {
 }
 
 async fn side_of(inner: &Inner) -> anyhow::Result<UdpSocket> {
-    let side = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    // From nobody else.
+    let side = UdpSocket::bind(SocketAddr::from((INNER, 0))).await?;
+    // From nobody else; what has come before that is gone.
     side.connect(inner.local_addr()?).await?;
+    drain(&side);
     Ok(side)
 }
 
+fn drain(socket: &UdpSocket) {
+    while socket.try_recv(&mut [0; 1]).is_ok() {}
+}
+
 async fn inner() -> anyhow::Result<(Inner, UdpSocket)> {
-    let inner = Inner::open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    let inner = Inner::open(SocketAddr::from((INNER, 0))).await?;
     let side = side_of(&inner).await?;
     Ok((inner, side))
 }
@@ -108,7 +118,7 @@ impl Transport for Sealed {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(pump.run());
-        let sealer = Sealer::new(&self.cluster, rand::random());
+        let sealer = Sealer::new(&self.cluster, self.own, rand::random());
         let (seal, buffer) = (self.seal.clone(), vec![0; LARGEST]);
         Ok(Box::new(Sending { seal, sealer, network, inner, side, buffer, received, _pump: tasks }))
     }
@@ -121,8 +131,15 @@ impl Socket for Sending {
     }
 
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
+        let nothing = SendOutcome { num_bytes_sent: 0 };
+        // What came too late for an earlier message.
+        drain(&self.side);
         self.inner.send(self.side.local_addr()?, envelope).await?;
-        let size = self.side.recv(&mut self.buffer).await?;
+        let Ok(size) = timeout(INNER_LIMIT, self.side.recv(&mut self.buffer)).await else {
+            tracing::warn!("a message of gossip was lost within this machine");
+            return Ok(nothing);
+        };
+        let size = size?;
         let message = &self.buffer[..size];
         let datagrams = if self.seal.plain == PlainGossip::Send {
             vec![message.to_vec()]
@@ -132,7 +149,7 @@ impl Socket for Sending {
                 Ok(datagrams) => datagrams,
                 Err(error) => {
                     tracing::warn!(%error, "a message of gossip was not sent");
-                    return Ok(SendOutcome { num_bytes_sent: 0 });
+                    return Ok(nothing);
                 }
             }
         };
@@ -156,6 +173,12 @@ impl Socket for Sending {
     }
 }
 
+/// As chitchat's own socket has it: what an earlier datagram met at its peer, or a moment without memory.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionRefused | Kind::ConnectionReset | Kind::OutOfMemory)
+}
+
 /// Brings what arrives to chitchat.
 struct Pump {
     seal: Seal,
@@ -176,28 +199,27 @@ impl Pump {
         loop {
             let (size, from) = match self.network.recv_from(&mut datagram).await {
                 Ok(received) => received,
-                // What an earlier datagram met at its peer.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) =>
-                {
-                    continue;
-                }
+                Err(error) if is_passing(&error) => continue,
                 Err(error) => {
                     tracing::error!(%error, "can't receive gossip any more");
                     return;
                 }
             };
-            let message = match self.open(&datagram[..size]) {
-                Ok(Some(message)) => message,
+            let opened = match self.open(&datagram[..size], from) {
+                Ok(Some(opened)) => opened,
                 Ok(None) => continue,
                 Err(dropped) => {
                     self.drop(dropped.why(), from);
                     continue;
                 }
             };
-            match self.parse(&message).await {
+            let parsed = self.parse(&opened.message).await;
+            if parsed.is_none() && !self.begin_anew().await {
+                return;
+            }
+            match parsed {
                 Some(parsed) => {
-                    let received = RecvOutcome { from_addr: from, num_bytes_received: size, ..parsed };
+                    let received = RecvOutcome { from_addr: opened.from, num_bytes_received: size, ..parsed };
                     if self.to.send(received).await.is_err() {
                         return;
                     }
@@ -207,9 +229,28 @@ impl Pump {
         }
     }
 
-    fn open(&mut self, datagram: &[u8]) -> Result<Option<Vec<u8>>, Dropped> {
+    /// Another parser: what it may still hold must not be taken for what comes next.
+    async fn begin_anew(&mut self) -> bool {
+        let made = async {
+            let (parser, side) = inner().await?;
+            let own = side.local_addr()?;
+            anyhow::Ok((parser, side, own))
+        };
+        match made.await {
+            Ok((parser, side, own)) => {
+                (self.parser, self.side, self.own) = (parser, side, own);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "can't receive gossip any more");
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, datagram: &[u8], from: SocketAddr) -> Result<Option<Opened>, Dropped> {
         if self.seal.plain != PlainGossip::Refuse && datagram.starts_with(&PLAIN) {
-            return Ok(Some(datagram.to_vec()));
+            return Ok(Some(Opened { from, message: datagram.to_vec() }));
         }
         self.opener.open(&self.seal.ring(), datagram, clock::wall().0 / 1000)
     }

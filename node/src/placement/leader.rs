@@ -175,7 +175,7 @@ impl Leader {
     async fn propose_one(&self, command: Command, term: Option<u64>) -> Decided {
         let Command::Part { module, change, .. } = &command else { return Decided::Yes };
         let (module, text) = (module.clone(), change.to_string());
-        let proposal = Proposal { at: clock::wall(), by: self.me.to_string(), from: String::new(), command };
+        let proposal = Proposal { at: clock::wall(), by: self.me.to_string(), asked: None, command };
         let proposed = match term {
             Some(term) => self.log.propose_in_term(term, proposal).await,
             None => self.log.propose(proposal).await,

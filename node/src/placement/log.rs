@@ -204,7 +204,7 @@ impl Leadership {
             Some((raft_id, node)) => (*raft_id, node.to_string()),
             None => (0, String::new()),
         };
-        let address = peers.find(raft_id).map_or_else(String::new, |(_, member)| member.address.to_string());
+        let address = peers.find(raft_id, None).map_or_else(String::new, |(_, member)| member.address.to_string());
         wire::Leader { raft_id, node, address, term: self.term, voters }
     }
 }
@@ -547,7 +547,7 @@ fn raft_config(cluster: &str, timing: &Timing) -> Result<Arc<Config>, openraft::
 enum Written {
     Applied(u64, Outcome),
     /// It is not in the log. Perhaps with the one that leads.
-    NotLeader(Option<RaftId>),
+    NotLeader(Option<(RaftId, NodeId)>),
     Unknown(String),
     Ended(String),
 }
@@ -604,7 +604,7 @@ impl Shared {
         let membership = metrics.membership_config.membership();
         let name = |raft_id: RaftId| {
             let named = membership.get_node(&raft_id).and_then(store::Peer::node);
-            named.or_else(|| self.peers.find(raft_id).map(|(node, _)| node))
+            named.or_else(|| self.peers.find(raft_id, None).map(|(node, _)| node))
         };
         let voters: BTreeMap<RaftId, NodeId> =
             membership.voter_ids().filter_map(|raft_id| Some((raft_id, name(raft_id)?))).collect();
@@ -655,7 +655,8 @@ impl Shared {
                 Answer::Nothing => Written::Unknown("the entry was none of ours".to_owned()),
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Written::NotLeader(forward.leader_id)
+                let node = forward.leader_node.as_ref().and_then(store::Peer::node);
+                Written::NotLeader(forward.leader_id.zip(node))
             }
             Ok(Err(RaftError::APIError(error))) => Written::Unknown(error.to_string()),
             Ok(Err(RaftError::Fatal(error))) => Written::Ended(error.to_string()),
@@ -672,7 +673,7 @@ impl Shared {
         let found = || Proposal {
             at: clock::wall(),
             by: self.node.to_string(),
-            from: String::new(),
+            asked: None,
             command: Command::Found { cluster: self.cluster.borrow().clone() },
         };
         let request = Request { proposal: (!founded).then(found), term: Some(term) };
@@ -692,15 +693,15 @@ impl Shared {
         let mut hint = None;
         let mut unknown = None;
         while Instant::now() < deadline {
-            let leader = hint.take().or_else(|| changes.borrow_and_update().leader.as_ref().map(|(id, _)| *id));
+            let leader = hint.take().or_else(|| changes.borrow_and_update().leader.clone());
             // An attempt that takes longer than an election is better made again.
             let limit = (self.timing.election_max * 2).min(deadline - Instant::now());
-            let written = match leader {
+            let written = match &leader {
                 None => Written::NotLeader(None),
-                Some(me) if me == self.me() => {
+                Some((me, _)) if *me == self.me() => {
                     self.write(Request { proposal: Some(proposal.clone()), term: None }, limit).await
                 }
-                Some(other) => self.forward(other, encoded.clone(), limit).await,
+                Some((other, node)) => self.forward(*other, node, encoded.clone(), limit).await,
             };
             match written {
                 Written::Applied(index, outcome) => {
@@ -709,7 +710,7 @@ impl Shared {
                     let _ = timeout_at(deadline, states.wait_for(|state| state.index >= index)).await;
                     return Ok(outcome);
                 }
-                Written::NotLeader(Some(other)) if leader != Some(other) => {
+                Written::NotLeader(Some(other)) if leader.as_ref() != Some(&other) => {
                     hint = Some(other);
                     sleep(Duration::from_millis(5)).await;
                     continue;
@@ -733,8 +734,8 @@ impl Shared {
     }
 
     /// Has another node add an entry.
-    async fn forward(&self, leader: RaftId, proposal: Vec<u8>, limit: Duration) -> Written {
-        let Some((node, member)) = self.peers.find(leader) else { return Written::NotLeader(None) };
+    async fn forward(&self, leader: RaftId, node: &NodeId, proposal: Vec<u8>, limit: Duration) -> Written {
+        let Some((node, member)) = self.peers.find(leader, Some(node)) else { return Written::NotLeader(None) };
         let cluster = self.cluster.borrow().clone();
         let mut request = tonic::Request::new(wire::ProposeRequest { cluster, proposal });
         request.set_timeout(limit);
@@ -751,7 +752,7 @@ impl Shared {
                 }
             }
             Ok(Some(wire::propose_response::Result::NotLeader(leader))) => {
-                Written::NotLeader((!leader.node.is_empty()).then_some(leader.raft_id))
+                Written::NotLeader(NodeId::parse(&leader.node).ok().map(|node| (leader.raft_id, node)))
             }
             Ok(None) => Written::Unknown("the leader's answer can't be read".to_owned()),
             Err(status) if status.code() == Code::FailedPrecondition => Written::NotLeader(None),
@@ -768,8 +769,10 @@ impl Shared {
             return renewed.ok_or_else(|| RenewError::NoLeader(self.status()));
         }
         let unreachable = |problem: String| RenewError::Unreachable { node: node.clone(), problem };
-        let (found, member) =
-            self.peers.find(raft_id).ok_or_else(|| unreachable("gossip does not know where it is".to_owned()))?;
+        let (found, member) = self
+            .peers
+            .find(raft_id, Some(&node))
+            .ok_or_else(|| unreachable("gossip does not know where it is".to_owned()))?;
         let limit = self.timing.lease / 2;
         let mut request = tonic::Request::new(wire::RenewRequest {
             cluster: self.cluster.borrow().clone(),

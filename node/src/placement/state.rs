@@ -209,10 +209,21 @@ pub(crate) struct Proposal {
     pub(crate) at: Timestamp,
     /// The operator, or the node.
     pub(crate) by: String,
-    /// Where an operator asked from; empty where it is no operator's.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) from: String,
+    /// What an operator asked for; none where it is no operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asked: Option<Asked>,
     pub(crate) command: Command,
+}
+
+/// What an operator asked a node for, in that node's words: the same in the audit log of every version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) node: String,
+    /// Where the operator was.
+    pub(crate) from: String,
+    /// Which method.
+    pub(crate) kind: String,
+    pub(crate) text: String,
 }
 
 /// What may be changed.
@@ -326,9 +337,10 @@ impl State {
         let applied = self.change(index, proposal);
         if let Ok(event) = applied {
             let (kind, module, node, text) = event;
-            let Proposal { at, by, from, .. } = proposal;
-            if !from.is_empty() {
-                let (by, from, kind, text) = (by.clone(), from.clone(), kind.to_owned(), text.clone());
+            let Proposal { at, by, asked, .. } = proposal;
+            if let Some(Asked { node, from, kind, text }) = asked {
+                let (by, from) = (by.clone(), format!("{from} at {node}"));
+                let (kind, text) = (kind.clone(), text.clone());
                 self.audit.add(AuditEntry { index, at_ms: at.0, by, from, kind, text, hash: String::new() });
             }
             self.events.push_back(Event { index, at: *at, kind: kind.to_owned(), module, node, by: by.clone(), text });
@@ -424,6 +436,11 @@ impl State {
 
     fn register(&mut self, node: &NodeId, record: &Node) -> Result<Told, Refused> {
         if self.retired.contains(&record.raft_id) {
+            return Err(Refused::Retired(node.clone()));
+        }
+        // Or one node would be taken for the other.
+        let taken = |(other, known): (&NodeId, &Node)| other != node && !known.left && known.raft_id == record.raft_id;
+        if self.nodes.iter().any(taken) {
             return Err(Refused::Retired(node.clone()));
         }
         let mut record = record.clone();

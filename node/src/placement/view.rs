@@ -142,6 +142,6 @@ fn play(state: &mut State, module: ModuleName, change: PartChange) {
         let command = Command::Part { module: module.clone(), expect, change, why: String::new() };
         let index = state.index + 1;
         // A change that is refused is one that the next round plans anew.
-        let _ = state.apply(index, &Proposal { at: Timestamp(0), by: String::new(), from: String::new(), command });
+        let _ = state.apply(index, &Proposal { at: Timestamp(0), by: String::new(), asked: None, command });
     }
 }

@@ -6,7 +6,7 @@
 //! **Invariant:** what can't be used is never put in force. The last that could stays, and the fault is told.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -57,9 +57,19 @@ pub(super) struct FromFiles<T> {
     read: Mutex<Read>,
 }
 
+/// What they hold may be secret.
+impl<T> fmt::Debug for FromFiles<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.files.iter().map(|file| &file.path)).finish()
+    }
+}
+
 struct Read {
     /// Of each file. What they hold is not kept: it is secret.
     digests: Vec<blake3::Hash>,
+    /// The same of what the files held at the last look, and is not in force: what is written in place is half there for a
+    /// moment, and may look whole.
+    seen: Option<Vec<blake3::Hash>>,
     /// Why what the files hold now is not in force.
     fault: Option<String>,
 }
@@ -71,17 +81,12 @@ impl<T> FromFiles<T> {
     ) -> Result<Self, TrustError> {
         let contents = files.iter().map(File::read).collect::<Result<Vec<_>, _>>()?;
         let built = build(&files, &contents)?;
-        let read = Mutex::new(Read { digests: digests(&contents), fault: None });
+        let read = Mutex::new(Read { digests: digests(&contents), seen: None, fault: None });
         Ok(Self { files, build: Box::new(build), current: ArcSwap::from_pointee(built), read })
     }
 
     pub(super) fn current(&self) -> Arc<T> {
         self.current.load_full()
-    }
-
-    /// Why the last change of the files is not in force, if it is not.
-    pub(super) fn fault(&self) -> Option<String> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
     }
 
     /// Looks at the files again.
@@ -90,16 +95,19 @@ impl<T> FromFiles<T> {
         let contents = self.files.iter().map(File::read).collect::<Result<Vec<_>, _>>();
         let built = match contents {
             Ok(contents) if digests(&contents) == read.digests => {
-                read.fault = None;
+                (read.seen, read.fault) = (None, None);
                 return;
             }
-            // A file that is written anew may be half there; it is looked at again.
+            Ok(contents) if read.seen.as_ref() != Some(&digests(&contents)) => {
+                read.seen = Some(digests(&contents));
+                return;
+            }
             Ok(contents) => (self.build)(&self.files, &contents).map(|built| (digests(&contents), built)),
             Err(error) => Err(error),
         };
         match built {
             Ok((digests, built)) => {
-                *read = Read { digests, fault: None };
+                *read = Read { digests, seen: None, fault: None };
                 self.current.store(Arc::new(built));
                 let files: Vec<_> = self.files.iter().map(|file| file.path.display().to_string()).collect();
                 tracing::info!(files = files.join(", "), "put changed files in force");
@@ -120,20 +128,33 @@ fn digests(contents: &[Vec<u8>]) -> Vec<blake3::Hash> {
 }
 
 /// Something that follows its files.
-pub(crate) trait Follows: Send + Sync {
-    /// Looks at the files again, which blocks.
+pub(crate) trait Follows: fmt::Debug + Send + Sync {
+    /// Looks at the files again, which blocks. What has changed is in force from the second look on.
     fn follow(&self);
+
+    /// Why changed files are not in force, if they are not.
+    fn fault(&self) -> Option<String>;
 }
 
 impl<T: Send + Sync> Follows for FromFiles<T> {
     fn follow(&self) {
         self.look();
     }
+
+    fn fault(&self) -> Option<String> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As often as a change has to be seen.
+    fn follow(followed: &dyn Follows) {
+        followed.follow();
+        followed.follow();
+    }
 
     fn number(files: &[File], contents: &[Vec<u8>]) -> Result<u32, TrustError> {
         let text = String::from_utf8_lossy(&contents[0]);
@@ -151,16 +172,32 @@ mod tests {
         fs::write(&path, "1").unwrap();
         let followed = load().unwrap();
         fs::write(&path, "x").unwrap();
-        followed.follow();
+        follow(&followed);
         assert_eq!(*followed.current(), 1);
         assert!(followed.fault().unwrap().contains("invalid digit"));
         fs::remove_file(&path).unwrap();
-        followed.follow();
+        follow(&followed);
         assert_eq!(*followed.current(), 1);
         fs::write(&path, "2").unwrap();
-        followed.follow();
+        follow(&followed);
         assert_eq!(*followed.current(), 2);
         assert_eq!(followed.fault(), None);
+    }
+
+    #[test]
+    fn what_changes_between_two_looks_is_not_put_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        // The beginning of what is written.
+        fs::write(&path, "2").unwrap();
+        followed.follow();
+        fs::write(&path, "23").unwrap();
+        followed.follow();
+        assert_eq!(*followed.current(), 1);
+        followed.follow();
+        assert_eq!(*followed.current(), 23);
     }
 
     #[test]
@@ -170,9 +207,9 @@ mod tests {
         fs::write(&path, "1").unwrap();
         let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
         fs::write(&path, "x").unwrap();
-        followed.follow();
+        follow(&followed);
         fs::write(&path, "1").unwrap();
-        followed.follow();
+        follow(&followed);
         assert_eq!(followed.fault(), None);
     }
 }

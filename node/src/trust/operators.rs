@@ -56,9 +56,8 @@ impl Scope {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rights {
     scope: Scope,
-    /// The modules that it may change; all, where none is named.
-    #[serde(default)]
-    modules: BTreeSet<ModuleName>,
+    /// The modules that it may change; all, where this is not said.
+    modules: Option<BTreeSet<ModuleName>>,
 }
 
 /// All operators of a file, by name.
@@ -89,10 +88,13 @@ pub(crate) enum Forbidden {
 }
 
 fn list(modules: &BTreeSet<ModuleName>) -> String {
+    if modules.is_empty() {
+        return "none".to_owned();
+    }
     modules.iter().map(ModuleName::as_str).collect::<Vec<_>>().join(", ")
 }
 
-const ALL: Rights = Rights { scope: Scope::Admin, modules: BTreeSet::new() };
+const ALL: Rights = Rights { scope: Scope::Admin, modules: None };
 
 impl Operators {
     /// Reads a file.
@@ -143,10 +145,11 @@ impl Operator {
     /// # Errors
     /// Where it may change others only.
     pub(crate) fn may_change(&self, module: &ModuleName) -> Result<(), Forbidden> {
-        let only = &self.rights.modules;
-        match only.is_empty() || only.contains(module) {
-            true => Ok(()),
-            false => Err(Forbidden::Module { name: self.name(), module: module.clone(), only: only.clone() }),
+        match &self.rights.modules {
+            Some(only) if !only.contains(module) => {
+                Err(Forbidden::Module { name: self.name(), module: module.clone(), only: only.clone() })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -155,9 +158,9 @@ impl Operator {
     /// # Errors
     /// Where it may change some modules only.
     pub(crate) fn may_change_all(&self) -> Result<(), Forbidden> {
-        match self.rights.modules.is_empty() {
-            true => Ok(()),
-            false => Err(Forbidden::Wide { name: self.name(), only: self.rights.modules.clone() }),
+        match &self.rights.modules {
+            None => Ok(()),
+            Some(only) => Err(Forbidden::Wide { name: self.name(), only: only.clone() }),
         }
     }
 }
@@ -202,6 +205,9 @@ mod tests {
         let refused = deploy.may_change(&module("payment")).unwrap_err().to_string();
         assert!(refused.contains("`deploy`") && refused.contains("`payment`") && refused.contains("cart"), "{refused}");
         assert!(deploy.may_change_all().is_err());
+        let none = Operators::parse("[x]\nscope = \"operate\"\nmodules = []").unwrap();
+        let none = Operator::named("x", String::new(), Some(&none)).unwrap();
+        assert!(none.may_change(&module("cart")).is_err(), "no module is not all of them");
         let alice = operator("alice").unwrap();
         assert_eq!((alice.may_change(&module("payment")), alice.may_change_all()), (Ok(()), Ok(())));
     }

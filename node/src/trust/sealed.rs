@@ -1,8 +1,8 @@
 //! Gossip that nobody without a key can read, change or add to. Pure: messages to datagrams and back.
 //!
 //! ```text
-//! datagram   "OPg1" ‖ key id 4 ‖ nonce 24 ‖ sealed: head 52 ‖ piece of the message ‖ tag 16
-//! head       boot 8 ‖ counter 8 ‖ seconds 8 ‖ message 8 ‖ piece 1 ‖ pieces 1 ‖ to: address 16, port 2
+//! datagram   "OPg1" ‖ key id 4 ‖ nonce 24 ‖ sealed: head 70 ‖ piece of the message ‖ tag 16
+//! head       boot 8 ‖ counter 8 ‖ seconds 8 ‖ message 8 ‖ piece 1 ‖ pieces 1 ‖ from, to: address 16, port 2, each
 //! ```
 //!
 //! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03), since its nonces are long enough to be random: one key serves a whole
@@ -11,7 +11,7 @@
 //! of a sender (as in RFC 4303, section 3.4.3) lets nothing in twice; a boot that is new has to show a time of now.
 //!
 //! **Invariant:** what [`Opener::open`] gives was sealed with a key of the ring, for this node of this cluster, and was not
-//! given before.
+//! given before, since this node's start.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -28,7 +28,7 @@ use outpost_proto::keyring::{GossipKey, KeyId};
 const MAGIC: [u8; 4] = *b"OPg1";
 const NONCE: usize = 24;
 const CLEAR: usize = 4 + 4 + NONCE;
-const HEAD: usize = 52;
+const HEAD: usize = 70;
 const TAG: usize = 16;
 /// The largest datagram: no network takes it apart.
 const LARGEST: usize = 1200;
@@ -48,6 +48,8 @@ const REMEMBERED: u64 = 2 * SKEW + 30;
 const PATIENCE: u64 = 2;
 /// Bytes of messages that are not whole.
 const MOST_WAITING: usize = 1 << 20;
+/// What a piece that is waited for takes.
+const SLOT: usize = size_of::<Option<Vec<u8>>>();
 /// How many messages of one boot may be not whole.
 const MOST_PARTIAL: usize = 64;
 
@@ -80,6 +82,8 @@ struct Head {
     message: u64,
     piece: u8,
     pieces: u8,
+    /// Where the sender is answered.
+    from: SocketAddr,
     to: SocketAddr,
 }
 
@@ -95,19 +99,25 @@ impl Head {
         out.extend(self.boot);
         [self.counter, self.seconds, self.message].iter().for_each(|number| out.extend(number.to_be_bytes()));
         out.extend([self.piece, self.pieces]);
-        out.extend(wide(self.to.ip()).octets());
-        out.extend(self.to.port().to_be_bytes());
+        for address in [self.from, self.to] {
+            out.extend(wide(address.ip()).octets());
+            out.extend(address.port().to_be_bytes());
+        }
     }
 
     /// The head and what follows it.
     fn read(opened: &[u8]) -> Option<(Self, &[u8])> {
         let (head, piece) = opened.split_first_chunk::<HEAD>()?;
         let number = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
-        let address: [u8; 16] = head[34..50].try_into().ok()?;
-        let to = SocketAddr::new(Ipv6Addr::from(address).to_canonical(), u16::from_be_bytes([head[50], head[51]]));
+        let address = |at: usize| {
+            let (ip, port) = head.get(at..at + 18)?.split_first_chunk::<16>()?;
+            let port = u16::from_be_bytes(port.try_into().ok()?);
+            Some(SocketAddr::new(Ipv6Addr::from(*ip).to_canonical(), port))
+        };
+        let (from, to) = (address(34)?, address(52)?);
         let boot = head[..8].try_into().ok()?;
         let (counter, seconds, message) = (number(8)?, number(16)?, number(24)?);
-        let head = Self { boot, counter, seconds, message, piece: head[32], pieces: head[33], to };
+        let head = Self { boot, counter, seconds, message, piece: head[32], pieces: head[33], from, to };
         (head.piece < head.pieces && usize::from(head.pieces) <= MOST_PIECES).then_some((head, piece))
     }
 }
@@ -116,6 +126,8 @@ impl Head {
 #[derive(Debug)]
 pub(crate) struct Sealer {
     cluster: String,
+    /// Where this node is answered.
+    own: SocketAddr,
     boot: [u8; 8],
     counter: u64,
     message: u64,
@@ -128,8 +140,8 @@ pub(crate) struct TooLong(usize);
 
 impl Sealer {
     /// `boot` is random, and new at each start.
-    pub(crate) fn new(cluster: &str, boot: [u8; 8]) -> Self {
-        Self { cluster: cluster.to_owned(), boot, counter: 0, message: 0 }
+    pub(crate) fn new(cluster: &str, own: SocketAddr, boot: [u8; 8]) -> Self {
+        Self { cluster: cluster.to_owned(), own, boot, counter: 0, message: 0 }
     }
 
     /// The datagrams of a message, at `seconds` of the wall clock. `nonce` gives random bytes, never the same.
@@ -154,10 +166,10 @@ impl Sealer {
         let mut datagrams = Vec::with_capacity(pieces.into());
         for piece in 0..pieces {
             self.counter += 1;
-            let (boot, counter) = (self.boot, self.counter);
-            let head = Head { boot, counter, seconds, message: self.message, piece, pieces, to };
-            let from = usize::from(piece) * PIECE;
-            let content = &message[from..message.len().min(from + PIECE)];
+            let (boot, counter, from) = (self.boot, self.counter, self.own);
+            let head = Head { boot, counter, seconds, message: self.message, piece, pieces, from, to };
+            let begin = usize::from(piece) * PIECE;
+            let content = &message[begin..message.len().min(begin + PIECE)];
             let mut clear = Vec::with_capacity(HEAD + content.len());
             head.write(&mut clear);
             clear.extend_from_slice(content);
@@ -257,6 +269,13 @@ impl Boot {
     }
 }
 
+/// A message, and where its sender is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) from: SocketAddr,
+    pub(crate) message: Vec<u8>,
+}
+
 /// Opens what other nodes say.
 pub(crate) struct Opener {
     cluster: String,
@@ -284,7 +303,7 @@ impl Opener {
     ///
     /// # Errors
     /// Why it is dropped.
-    pub(crate) fn open(&mut self, ring: &Ring, datagram: &[u8], now: u64) -> Result<Option<Vec<u8>>, Dropped> {
+    pub(crate) fn open(&mut self, ring: &Ring, datagram: &[u8], now: u64) -> Result<Option<Opened>, Dropped> {
         let rest = datagram.strip_prefix(&MAGIC).filter(|_| datagram.len() <= LARGEST).ok_or(Dropped::NotSealed)?;
         let (id, rest) = rest.split_first_chunk::<4>().ok_or(Dropped::NotSealed)?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE>().ok_or(Dropped::NotSealed)?;
@@ -309,30 +328,32 @@ impl Opener {
         if !boot.admit(head.counter) {
             return Err(Dropped::Replayed);
         }
-        boot.last = now;
+        // By the sender's clock, if that is ahead: as long as its datagrams would pass for new.
+        boot.last = boot.last.max(now).max(head.seconds.min(now + SKEW));
         if head.pieces == 1 {
-            return Ok(Some(piece.to_vec()));
+            return Ok(Some(Opened { from: head.from, message: piece.to_vec() }));
         }
-        if self.waiting + piece.len() > MOST_WAITING
-            || (boot.partial.len() >= MOST_PARTIAL && !boot.partial.contains_key(&head.message))
-        {
+        let is_new = !boot.partial.contains_key(&head.message);
+        let more = piece.len() + if is_new { usize::from(head.pieces) * SLOT } else { 0 };
+        if self.waiting + more > MOST_WAITING || (boot.partial.len() >= MOST_PARTIAL && is_new) {
             return Err(Dropped::TooMany);
         }
         let pieces = usize::from(head.pieces);
-        let empty = || Partial { since: now, bytes: 0, pieces: vec![None; pieces] };
+        let empty = || Partial { since: now, bytes: pieces * SLOT, pieces: vec![None; pieces] };
         let partial = boot.partial.entry(head.message).or_insert_with(empty);
         let slot = partial.pieces.get_mut(usize::from(head.piece)).filter(|slot| slot.is_none());
         // A sender that says something else of the same message can't be believed.
-        let slot = slot.ok_or(Dropped::NotAuthentic)?;
+        let Some(slot) = slot else { return Err(Dropped::NotAuthentic) };
         *slot = Some(piece.to_vec());
         partial.bytes += piece.len();
-        self.waiting += piece.len();
+        self.waiting += more;
         if partial.pieces.iter().any(Option::is_none) {
             return Ok(None);
         }
         let whole = boot.partial.remove(&head.message).map(|partial| {
             self.waiting -= partial.bytes;
-            partial.pieces.into_iter().flatten().flatten().collect()
+            let message = partial.pieces.into_iter().flatten().flatten().collect();
+            Opened { from: head.from, message }
         });
         Ok(whole)
     }

@@ -54,7 +54,7 @@ async fn meet(client: &Trust, server: &Trust, meant: Option<&str>) -> (io::Resul
     let accepting = async {
         let (stream, _) = listener.accept().await?;
         let (_, peer) = Acceptor::for_nodes(server).unwrap().accept(stream).await?;
-        Ok(peer.map(|Peer(identity)| identity.to_string()))
+        Ok(peer.map(|accepted| accepted.peer.0.to_string()))
     };
     let connecting = async { client.connect(address, meant.as_ref()).await.map(drop) };
     tokio::join!(connecting, accepting)

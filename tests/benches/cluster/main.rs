@@ -9,7 +9,8 @@
 //!
 //! Prints Markdown, and with `--json FILE` keeps the same for machines. `--rounds N` sets the number of interleaved
 //! rounds (default 5), `--seconds N` how long each round of `remote` and `hop` calls (default 1), `--connections N` how many
-//! connections its client has (default 4), `--moves N` how often a module with state moves (default 50).
+//! connections its client has (default 4), `--moves N` how often a module with state moves (default 50); with `--sealed`, the
+//! gossip of `many` has a key.
 
 #![expect(clippy::print_stdout, reason = "what a benchmark prints is its product")]
 
@@ -47,6 +48,8 @@ struct Plan {
     moves: usize,
     /// Of the part `remote`: bytes of a message, and calls in flight.
     loads: Vec<(usize, usize)>,
+    /// Of the part `many`: gossip has a key.
+    sealed: bool,
 }
 
 fn main() {
@@ -54,7 +57,8 @@ fn main() {
     let mut sizes = vec![100];
     let mut json = None;
     let mut plots = None;
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50, loads: Vec::new() };
+    let mut plan =
+        Plan { rounds: 5, time: Duration::from_secs(1), connections: 4, moves: 50, loads: Vec::new(), sealed: false };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -71,6 +75,7 @@ fn main() {
             "remote" | "hop" | "shop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => {
                 parts.push(word)
             }
+            "--sealed" => plan.sealed = true,
             "--moves" => plan.moves = number(words.next()),
             "--load" => {
                 let load = words.next().unwrap_or_default();
@@ -118,7 +123,7 @@ fn main() {
         idle::run(&mut report);
     }
     if wanted("many") {
-        many::run(&sizes, &mut report);
+        many::run(&sizes, &plan, &mut report);
     }
     if let Some(path) = json {
         report.write(&path, &facts);

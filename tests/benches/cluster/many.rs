@@ -1,17 +1,20 @@
 //! Very many nodes, in one process, since processes of their own would need more memory than there is.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use outpost::{Node, Sources};
 use outpost_proto::admin::v1::{Cluster, MoveRequest, WatchRequest, admin_client::AdminClient};
-use outpost_tests::measure::{Echo, cpu_of, echo_app, median, resident_kib_of, runtime};
+use outpost_tests::{
+    authority::gossip_keys,
+    measure::{Echo, cpu_of, echo_app, median, resident_kib_of, runtime},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    MODULE,
+    MODULE, Plan,
     nodes::{is_served_by, module, ready},
     report::{Cell, Report, hundredths, tenths, whole},
 };
@@ -24,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How many nodes are asked at a time.
 const ASKED: usize = 16;
 
-pub(crate) fn run(sizes: &[usize], report: &mut Report) {
+pub(crate) fn run(sizes: &[usize], plan: &Plan, report: &mut Report) {
     report.part("many", "many nodes in one process");
     // Each node has four sockets, and connections to others.
     let files = getrlimit(Resource::Nofile);
@@ -35,7 +38,7 @@ pub(crate) fn run(sizes: &[usize], report: &mut Report) {
     let mut rows = Vec::new();
     for size in sizes {
         let runtime = runtime(2);
-        rows.push(runtime.block_on(measure(*size, report)));
+        rows.push(runtime.block_on(measure(*size, plan.sealed, report)));
         runtime.shutdown_timeout(Duration::from_secs(10));
     }
     let columns = [
@@ -52,12 +55,16 @@ pub(crate) fn run(sizes: &[usize], report: &mut Report) {
     report.table("Gossip every 500 ms, three nodes with their log on disk, the others in memory", &columns, rows);
 }
 
-async fn measure(count: usize, report: &mut Report) -> Vec<Cell> {
+async fn measure(count: usize, sealed: bool, report: &mut Report) -> Vec<Cell> {
     let folder = tempfile::Builder::new().prefix("many-").tempdir().expect("a folder");
     let own = std::process::id();
     let memory = resident_kib_of(own) as f64;
     let began = Instant::now();
-    let (nodes, refused) = start(count, folder.path()).await;
+    let keys = sealed.then(|| folder.path().join("gossip.keys"));
+    if let Some(keys) = &keys {
+        fs::write(keys, gossip_keys(&[7])).expect("a place for the keys");
+    }
+    let (nodes, refused) = start(count, folder.path(), keys.as_deref()).await;
     let started = began.elapsed();
     if !refused.is_empty() {
         report.say(&format!("**{} of {count} nodes did not start; the first: {}**", refused.len(), refused[0]));
@@ -117,12 +124,16 @@ fn admin(address: std::net::SocketAddr) -> Admin {
 }
 
 /// Starts the first node, and then all others at once; and why some did not start.
-async fn start(count: usize, folder: &Path) -> (Vec<Node>, Vec<String>) {
+async fn start(count: usize, folder: &Path, keys: Option<&Path>) -> (Vec<Node>, Vec<String>) {
     let start = |number: usize, sources: Sources| {
         let app = echo_app(Echo { number: number as i64 });
         let sources = match number <= VOTERS {
             true => sources.set("node.data_dir", &folder.join(number.to_string()).display().to_string()),
             false => sources,
+        };
+        let sources = match keys {
+            Some(keys) => sources.set("trust.gossip_keys", &keys.display().to_string()),
+            None => sources,
         };
         async move { app.start(&sources.set("node.name", &format!("node-{number}"))).await }
     };

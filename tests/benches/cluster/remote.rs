@@ -12,13 +12,15 @@ use std::{
     io::{BufRead as _, BufReader},
     iter,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use futures_util::StreamExt as _;
-use outpost::Sources;
+use outpost::{Node, Sources};
 use outpost_tests::{
+    authority::{self, Authority, Kind},
     measure::{Echo, Loaded, Process, ask, connect, cpu_of, drive, echo_app, load, median, runtime},
     v1::{RelayHandle, relay_server::RelayServer},
 };
@@ -31,7 +33,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tonic::transport::{Channel, Server, server::TcpIncoming};
 
 use crate::{
-    Plan,
+    ECHO, Plan,
     nodes::{Nodes, is_served_by, module},
     report::{Cell, Report, hundredths, tenths, whole},
 };
@@ -89,6 +91,52 @@ fn start(kind: &str) -> (Process, SocketAddr) {
     (process, line.trim().parse().expect("an address"))
 }
 
+/// The same two nodes again, which show each other certificates.
+struct Secured {
+    handle: RelayHandle,
+    caller: Node,
+    host: Process,
+    _authority: Authority,
+}
+
+impl Secured {
+    async fn start() -> Self {
+        let authority = Authority::new();
+        let authorities = authority.write("ca.pem", authority.pem());
+        let settings = |name: &str| {
+            let files = authority.issue_files(&authority::node(name), Kind::Good);
+            let path = |path: &Path| path.to_str().expect("a path of UTF-8").to_owned();
+            [
+                ("node.name", name.to_owned()),
+                ("cluster.name", "test".to_owned()),
+                ("cluster.max_rebalancing", "0".to_owned()),
+                ("trust.certificate", path(&files.certificate)),
+                ("trust.key", path(&files.key)),
+                ("trust.authorities", path(&authorities)),
+            ]
+        };
+        let cluster = free_address();
+        let mut command = Command::new(ECHO);
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--cluster-listen", &cluster.to_string(), "--log", "warn"]);
+        for (key, value) in settings("node-1") {
+            command.args(["--set", &format!("{key}={value}")]);
+        }
+        let host = Process::start(command.stdout(Stdio::null()));
+        let sources = Sources::on_free_ports().set("cluster.seeds", &format!("[\"{cluster}\"]"));
+        let sources = settings("caller").iter().fold(sources, |sources, (key, value)| sources.set(key, value));
+        let caller = echo_app(Echo::default()).start(&sources).await.expect("the node starts");
+        let handle: RelayHandle = caller.handle().expect("the program has it");
+        handle.unary(ask(1)).await.expect("the module is on its host");
+        Self { handle, caller, host, _authority: authority }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("it is bound")
+}
+
 enum Way {
     Link(RelayHandle),
     Tonic(Channel),
@@ -127,6 +175,7 @@ async fn measure(plan: &Plan, report: &mut Report) {
     let on_host = |view: &_| module(view).is_some_and(|module| is_served_by(module, "node-1"));
     host.until("the module on its host", on_host).await;
     let handle: RelayHandle = caller.handle().expect("the program has it");
+    let secured = Secured::start().await;
     let (tonic, tonic_at) = start("tonic");
     let (tarpc, tarpc_at) = start("tarpc");
     let mut transport = tarpc::serde_transport::tcp::connect(tarpc_at, Bincode::default);
@@ -136,6 +185,7 @@ async fn measure(plan: &Plan, report: &mut Report) {
     let mut all = [
         ("stock tonic, one connection", Way::Tonic(connect(tonic_at).await), tonic.0.id()),
         ("a handle, over a link", Way::Link(handle), host.pid()),
+        ("the same, with certificates", Way::Link(secured.handle.clone()), secured.host.0.id()),
         ("tarpc", Way::Tarpc(tarpc_client), tarpc.0.id()),
     ]
     .map(|(name, way, server)| Measured { name, way, server, samples: vec![Vec::new(); plan.loads.len()] });
@@ -156,6 +206,7 @@ async fn measure(plan: &Plan, report: &mut Report) {
         table(&all, which, load, report);
     }
     caller.stop().await;
+    secured.caller.stop().await;
 }
 
 async fn sample(measured: &Measured, bytes: usize, in_flight: usize, time: Duration) -> Sample {

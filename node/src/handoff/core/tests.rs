@@ -71,7 +71,7 @@ impl World {
     }
 
     fn log(&mut self, command: LogCommand) {
-        let proposal = Proposal { at: Timestamp(0), by: "test".to_owned(), from: String::new(), command };
+        let proposal = Proposal { at: Timestamp(0), by: "test".to_owned(), asked: None, command };
         self.state.apply(self.state.index + 1, &proposal).unwrap();
     }
 
@@ -106,8 +106,7 @@ impl World {
                         }
                         Command::Propose { module, expect, change, why } => {
                             let command = LogCommand::Part { module: module.clone(), expect, change, why };
-                            let proposal =
-                                Proposal { at: Timestamp(0), by: name.to_owned(), from: String::new(), command };
+                            let proposal = Proposal { at: Timestamp(0), by: name.to_owned(), asked: None, command };
                             let _ = self.state.apply(self.state.index + 1, &proposal);
                             commands.extend(self.on(name, Event::Asked { module }));
                         }

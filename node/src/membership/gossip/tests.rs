@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outpost_proto::keyring::{self, GossipKey};
 use tokio::{
     net::UdpSocket,
     time::{Instant, timeout},
@@ -9,6 +10,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    config::{PlainGossip, TrustSettings},
     id::{Epoch, Timestamp},
     membership::{Identity, Instance},
 };
@@ -428,4 +430,95 @@ async fn a_dead_process_supersedes_nobody_whatever_its_generation() {
         () = log.wait("last used with a higher generation") => {}
     }
     nodes.clear();
+}
+
+/// Options with keys, each of whose bytes are the same.
+fn sealed(mut options: Options, keys: &[u8], plain: PlainGossip) -> Options {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gossip.keys");
+    let keys: Vec<_> = keys.iter().map(|byte| GossipKey::new([*byte; 32])).collect();
+    std::fs::write(&path, keyring::render(&keys)).unwrap();
+    let mut settings = TrustSettings::default();
+    (settings.gossip_keys, settings.plain_gossip) = (Some(path), plain);
+    options.seal = Seal::load(&settings).unwrap();
+    options
+}
+
+/// Two nodes, of which the second looks for the first.
+async fn pair(seal: impl Fn(usize, Options) -> Options) -> [Membership; 2] {
+    let [first, second] = [free_address().await, free_address().await];
+    let one = Membership::start(seal(0, options("n-0", first, 1, &[]))).await.unwrap();
+    let two = Membership::start(seal(1, options("n-1", second, 1, &[first]))).await.unwrap();
+    [one, two]
+}
+
+#[tokio::test]
+async fn nodes_with_a_key_in_common_see_each_other() {
+    let keys: [&[u8]; 2] = [&[1, 2], &[2, 1]];
+    let [one, two] = pair(|node, options| sealed(options, keys[node], PlainGossip::Refuse)).await;
+    wait_alive(&one, &["n-0", "n-1"]).await;
+    wait_alive(&two, &["n-0", "n-1"]).await;
+    // More than fits into one datagram.
+    let hosted = Hosted { epoch: Epoch(7), state: Instance::Serving, error: None, bytes: 0 };
+    let many: BTreeMap<_, _> =
+        (0..300).map(|i| (ModuleName::parse(&format!("module-{i}")).unwrap(), hosted.clone())).collect();
+    two.set_hosting(many.clone()).unwrap();
+    wait(&one, "what n-1 hosts", |members| members.get(&node("n-1")).is_some_and(|member| member.hosting == many))
+        .await;
+}
+
+#[tokio::test]
+async fn nodes_without_a_key_in_common_do_not() {
+    for strangers_keys in [None, Some(&[3][..])] {
+        let ours = |options| sealed(options, &[1], PlainGossip::Refuse);
+        let [one, stranger] = pair(|node, options| match (node, strangers_keys) {
+            (0, _) => ours(options),
+            (_, Some(keys)) => sealed(options, keys, PlainGossip::Refuse),
+            (_, None) => options,
+        })
+        .await;
+        // A third node is seen by then, and it has come later.
+        let at = one.members().borrow()[&node("n-0")].address;
+        let third = Membership::start(ours(options("n-2", free_address().await, 1, &[at]))).await.unwrap();
+        wait_alive(&one, &["n-0", "n-2"]).await;
+        wait_alive(&third, &["n-0", "n-2"]).await;
+        assert_eq!(alive(&stranger.members().borrow()), ["n-1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_goes_over_to_keys_in_steps() {
+    use PlainGossip::{Accept, Refuse, Send};
+    // Neighbours in the order of the steps, either of which may ask the other first.
+    for modes in [[None, Some(Send)], [Some(Send), Some(Accept)], [Some(Accept), Some(Refuse)]] {
+        for modes in [modes, [modes[1], modes[0]]] {
+            let [one, two] = pair(|node, options| match modes[node] {
+                None => options,
+                Some(plain) => sealed(options, &[1], plain),
+            })
+            .await;
+            wait_alive(&one, &["n-0", "n-1"]).await;
+            wait_alive(&two, &["n-0", "n-1"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn rubbish_does_not_stop_gossip() {
+    let [one, two] = pair(|_, options| sealed(options, &[1], PlainGossip::Refuse)).await;
+    wait_alive(&one, &["n-0", "n-1"]).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = one.members().borrow()[&node("n-0")].address;
+    for size in (0..1300usize).chain([9_000, 65_000]) {
+        // The beginnings of plain gossip, of sealed gossip, and of neither.
+        for head in [&45_139u16.to_le_bytes()[..], b"OPg1", b""] {
+            let datagram: Vec<u8> = head.iter().copied().chain((0..size).map(|byte| byte as u8)).collect();
+            let _ = stranger.send_to(&datagram, at).await;
+        }
+    }
+    two.set_admin("127.0.0.1:7001").unwrap();
+    wait(&one, "what n-1 says after that", |members| {
+        members.get(&node("n-1")).is_some_and(|member| member.admin == "127.0.0.1:7001")
+    })
+    .await;
 }

@@ -222,7 +222,7 @@ fn look(shared: &Shared, since: &mut Since, now: Instant) -> Facts {
         let me = raft_id == shared.me();
         let record = node.as_ref().and_then(|node| state.nodes.get(node));
         let retired = state.retired.contains(&raft_id) || record.is_some_and(|record| record.raft_id != raft_id);
-        let member = shared.peers.find(raft_id).map(|(_, member)| member);
+        let member = shared.peers.find(raft_id, None).map(|(_, member)| member);
         let alive = me || member.as_ref().is_some_and(|member| member.alive);
         let lifecycle = member.as_ref().map_or(Lifecycle::Joining, |member| member.lifecycle);
         let persistent = match &member {
@@ -368,7 +368,8 @@ async fn hand_over(shared: &Shared, heir: RaftId) -> Result<(), String> {
     let silent = Silent(shared);
     shared.raft.runtime_config().heartbeat(false);
     shared.raft.runtime_config().elect(false);
-    let asked = shared.network.take_lead(heir, shared.timing.election_min).await;
+    let called = shared.leadership.borrow().voters.get(&heir).cloned();
+    let asked = shared.network.take_lead(heir, called.as_ref(), shared.timing.election_min).await;
     asked.map_err(|status| status.message().to_owned())?;
     // The others vote once they have not heard of this node for `election_max`, and may need a second try.
     let limit = shared.timing.election_max * 4;

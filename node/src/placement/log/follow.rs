@@ -50,9 +50,9 @@ fn someone(shared: &Shared) -> Option<(Option<NodeId>, SocketAddr)> {
         (leadership.voters.clone(), leadership.leader.as_ref().map(|(raft_id, _)| *raft_id))
     };
     let mut known: Vec<(bool, u32, NodeId, SocketAddr)> = voters
-        .keys()
-        .filter(|raft_id| **raft_id != shared.me())
-        .filter_map(|raft_id| Some((*raft_id, shared.peers.find(*raft_id)?)))
+        .iter()
+        .filter(|(raft_id, _)| **raft_id != shared.me())
+        .filter_map(|(raft_id, node)| Some((*raft_id, shared.peers.find(*raft_id, Some(node))?)))
         .filter(|(_, (_, member))| member.alive)
         .map(|(raft_id, (node, member))| (Some(raft_id) == leader, rand::random(), node, member.address))
         .collect();

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use openraft::{
-    RaftNetwork, RaftNetworkFactory,
+    RaftNetwork, RaftNetworkFactory, Vote,
     error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable},
     network::{Backoff, RPCOption},
     raft::{
@@ -26,7 +26,10 @@ use super::{
     peers::Peers,
     store::{Peer, Types},
 };
-use crate::{id::RaftId, trust};
+use crate::{
+    id::{NodeId, RaftId},
+    trust,
+};
 
 /// Makes Raft's connections.
 #[derive(Debug, Clone)]
@@ -42,8 +45,8 @@ pub(crate) struct Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Line;
 
-    async fn new_client(&mut self, target: RaftId, _: &Peer) -> Line {
-        Line { network: self.clone(), target }
+    async fn new_client(&mut self, target: RaftId, peer: &Peer) -> Line {
+        Line { network: self.clone(), target, node: peer.node() }
     }
 }
 
@@ -52,6 +55,8 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Line {
     network: Network,
     target: RaftId,
+    /// What it is called, by the log. What gossip says of it is only where it is.
+    node: Option<NodeId>,
 }
 
 /// Which of the services' methods.
@@ -67,10 +72,17 @@ type Rpc<T, E> = Result<T, RPCError<RaftId, Peer, E>>;
 
 impl Network {
     /// One call; the answer's body.
-    async fn call(&self, target: RaftId, method: Method, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, Status> {
+    async fn call(
+        &self,
+        target: (RaftId, Option<&NodeId>),
+        method: Method,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Status> {
+        let (target, called) = target;
         let (node, member) = self
             .peers
-            .find(target)
+            .find(target, called)
             .ok_or_else(|| Status::unavailable(format!("gossip does not know where member {target:x} is")))?;
         let cluster = self.cluster.borrow().clone();
         let mut request = Request::new(ConsensusRequest { cluster, from: self.me, to: target, body });
@@ -89,8 +101,13 @@ impl Network {
     ///
     /// # Errors
     /// Its refusal, or that it can't be reached.
-    pub(crate) async fn take_lead(&self, target: RaftId, limit: Duration) -> Result<(), Status> {
-        self.call(target, Method::TakeLead, Vec::new(), limit).await.map(drop)
+    pub(crate) async fn take_lead(
+        &self,
+        target: RaftId,
+        called: Option<&NodeId>,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        self.call((target, called), Method::TakeLead, Vec::new(), limit).await.map(drop)
     }
 }
 
@@ -105,7 +122,7 @@ impl Line {
             RPCError::Unreachable(Unreachable::new(&io::Error::other(error.to_string())))
         };
         let body = serde_json::to_vec(body).map_err(|error| unreachable(&error))?;
-        let answered = self.network.call(self.target, method, body, option.hard_ttl()).await;
+        let answered = self.network.call((self.target, self.node.as_ref()), method, body, option.hard_ttl()).await;
         let body = answered.map_err(|status| unreachable(&status))?;
         let answer: Result<T, E> = serde_json::from_slice(&body).map_err(|error| unreachable(&error))?;
         answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
@@ -175,9 +192,16 @@ impl Members {
             warn!(from = request.from, "a member that was replaced still sends; refused");
             return Err(Status::failed_precondition("the sender was replaced, and must not come back"));
         }
-        // One that has not registered yet is nobody that could be spoken for.
-        if let Some((node, _)) = state.nodes.iter().find(|(_, record)| record.raft_id == request.from) {
-            trust::may_speak_for(peer.as_ref(), node.as_str())?;
+        if let Some(peer) = peer {
+            let from = request.from;
+            let registered = state.nodes.iter().find(|(_, record)| record.raft_id == from && !record.left);
+            let registered = registered.map(|(node, _)| node.clone());
+            let voter = || shared.leadership.borrow().voters.get(&from).cloned();
+            // Before anybody is registered, as the log of a new cluster begins.
+            let seen = || shared.peers.find(from, None).map(|(node, _)| node);
+            let node = registered.or_else(voter).or_else(seen);
+            let node = node.ok_or_else(|| Status::unavailable("what the sender is called is not known here yet"))?;
+            trust::may_speak_for(Some(&peer), node.as_str())?;
         }
         shared.bound(&mine).await.map_err(|error| Status::internal(error.to_string()))?;
         Ok(request)
@@ -186,6 +210,14 @@ impl Members {
 
 fn body<T: DeserializeOwned>(request: &ConsensusRequest) -> Result<T, Status> {
     serde_json::from_slice(&request.body).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// What is said for a leader or a candidate has to be said by it.
+fn for_itself(from: RaftId, vote: &Vote<RaftId>) -> Result<(), Status> {
+    match vote.leader_id().voted_for() {
+        Some(named) if named == from => Ok(()),
+        _ => Err(Status::permission_denied("a member may only speak for itself")),
+    }
 }
 
 fn answer<T: Serialize, E: Serialize>(answer: &Result<T, E>) -> Result<Response<ConsensusResponse>, Status> {
@@ -197,12 +229,16 @@ fn answer<T: Serialize, E: Serialize>(answer: &Result<T, E>) -> Result<Response<
 impl Consensus for Members {
     async fn append(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {
         let request = self.check(request).await?;
-        answer(&self.shared.raft.append_entries(body(&request)?).await)
+        let append: AppendEntriesRequest<Types> = body(&request)?;
+        for_itself(request.from, &append.vote)?;
+        answer(&self.shared.raft.append_entries(append).await)
     }
 
     async fn vote(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {
         let request = self.check(request).await?;
-        answer(&self.shared.raft.vote(body(&request)?).await)
+        let vote: VoteRequest<RaftId> = body(&request)?;
+        for_itself(request.from, &vote.vote)?;
+        answer(&self.shared.raft.vote(vote).await)
     }
 
     async fn install_snapshot(
@@ -210,7 +246,9 @@ impl Consensus for Members {
         request: Request<ConsensusRequest>,
     ) -> Result<Response<ConsensusResponse>, Status> {
         let request = self.check(request).await?;
-        answer(&self.shared.raft.install_snapshot(body(&request)?).await)
+        let snapshot: InstallSnapshotRequest<Types> = body(&request)?;
+        for_itself(request.from, &snapshot.vote)?;
+        answer(&self.shared.raft.install_snapshot(snapshot).await)
     }
 
     async fn take_lead(&self, request: Request<ConsensusRequest>) -> Result<Response<ConsensusResponse>, Status> {

@@ -43,10 +43,11 @@ impl Peers {
         self.members.clone()
     }
 
-    /// The node with this id, whatever its name: the newest, should several claim it.
-    pub(crate) fn find(&self, raft_id: RaftId) -> Option<(NodeId, Member)> {
+    /// The node with this id; the newest, should several claim it. Where it is known what it is called, no other is.
+    pub(crate) fn find(&self, raft_id: RaftId, called: Option<&NodeId>) -> Option<(NodeId, Member)> {
         let members = self.members.borrow();
         let found = members.iter().filter(|(_, member)| member.raft_id == raft_id);
+        let found = found.filter(|(node, _)| called.is_none_or(|called| called == *node));
         found.max_by_key(|(_, member)| (member.alive, member.generation)).map(|(node, m)| (node.clone(), m.clone()))
     }
 
@@ -81,5 +82,26 @@ impl Peers {
         let channel = endpoint.connect_with_connector_lazy(self.trust.connector(address, node.cloned()));
         channels.insert(key, channel.clone());
         channel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_dialled_by_the_name_in_the_log() {
+        let [honest, liar] = ["a", "z"].map(|name| NodeId::parse(name).unwrap());
+        let member = |generation, port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            Member { raft_id: 7, alive: true, ..Member::new(generation, address) }
+        };
+        let members = Members::from([(honest.clone(), member(1, 1)), (liar.clone(), member(2, 2))]);
+        let (_, members) = watch::channel(Arc::new(members));
+        let peers = Peers::new(members, Duration::from_secs(1), Trust::default());
+        let found = |called: Option<&NodeId>| peers.find(7, called).map(|(node, _)| node);
+        assert_eq!(found(Some(&honest)), Some(honest.clone()));
+        assert_eq!(found(None), Some(liar));
+        assert_eq!(found(Some(&NodeId::parse("b").unwrap())), None, "nobody else will do");
     }
 }

@@ -71,6 +71,9 @@ impl Placement for Service {
     }
 
     async fn elect(&self, request: Request<ElectRequest>) -> Result<Response<ElectResponse>, Status> {
+        // The first of the voters is who begins.
+        let first = request.get_ref().voters.iter().map(|voter| voter.node.as_str()).min().unwrap_or_default();
+        trust::speaks_for(&request, first)?;
         let request = request.into_inner();
         self.of_this_name(&request.cluster_name)?;
         let shared = &self.shared;
@@ -118,6 +121,10 @@ impl Placement for Service {
             Command::Register { node, .. } => trust::may_speak_for(peer.as_ref(), node.as_str())?,
             Command::Leave(leaver) => trust::may_speak_for(peer.as_ref(), leaver.node.as_str())?,
             _ => {}
+        }
+        match &proposal.asked {
+            Some(asked) => trust::may_speak_for(peer.as_ref(), &asked.node)?,
+            None => trust::may_speak_for(peer.as_ref(), &proposal.by)?,
         }
         let written =
             shared.write(store::Request { proposal: Some(proposal), term: None }, shared.timing.propose).await;

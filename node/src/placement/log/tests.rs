@@ -199,7 +199,7 @@ impl Running {
     }
 
     async fn propose(&self, command: Command) -> u64 {
-        let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command };
+        let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command };
         self.log.propose(proposal).await.unwrap().unwrap()
     }
 
@@ -417,7 +417,7 @@ async fn a_lone_node_grows_to_three_and_to_five_voters_and_loses_nothing() {
     writes.spawn(async move {
         for turn in 0.. {
             let command = Command::SetSpec { expect: turn, spec: Default::default(), why: String::new() };
-            let proposal = Proposal { at: Timestamp(1), by: node.to_string(), from: String::new(), command };
+            let proposal = Proposal { at: Timestamp(1), by: node.to_string(), asked: None, command };
             let index = log.propose(proposal).await.unwrap().unwrap();
             noted.lock().unwrap().push(index);
             sleep(Duration::from_millis(2)).await;
@@ -580,7 +580,7 @@ async fn a_take_over_is_fenced_against_a_late_renewal() {
     wait("the lease ends", &[&a], || a.log.leases().expired(Instant::now(), &silent)).await;
     let term = a.log.leases().hold(Instant::now(), &silent).unwrap();
     assert_eq!(w.log.renew(0).await, Ok(Renewed::Held));
-    let proposal = |command| Proposal { at: Timestamp(1), by: "a".to_owned(), from: String::new(), command };
+    let proposal = |command| Proposal { at: Timestamp(1), by: "a".to_owned(), asked: None, command };
     let change = PartChange::Assign(Incarnation { node: a.node.clone(), generation: 1 });
     let module = ModuleName::parse("cart").unwrap();
     let command = Command::Part { module, expect: 0, change, why: String::new() };
@@ -609,7 +609,7 @@ async fn a_leader_that_is_cut_off_grants_nothing_and_decides_nothing() {
     assert!(alone.log.renew(0).await.is_err(), "a majority has to confirm it");
     let term = alone.leadership().term;
     let command = Command::Cordon { node: alone.node.clone(), cordoned: true };
-    let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command };
+    let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command };
     let mut writes = JoinSet::new();
     let log = alone.log.clone();
     writes.spawn(async move { log.propose_in_term(term, proposal).await });
@@ -658,7 +658,7 @@ async fn what_was_acknowledged_survives_crashes_and_cuts() {
                 let module = ModuleName::parse(&format!("m-{writer}-{turn}")).unwrap();
                 let change = PartChange::Replicate([name("a")].into());
                 let command = Command::Part { module: module.clone(), expect: 0, change, why: String::new() };
-                let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command };
+                let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command };
                 // A refusal means that a first attempt was applied, and its answer was lost.
                 if log.propose(proposal).await.is_ok() {
                     acknowledged.lock().unwrap().push(module);
@@ -710,7 +710,7 @@ async fn a_disk_that_fails_ends_the_log() {
     // As good as a disk that is gone: nothing can be written any more.
     a.log.inner.shared.store.close().await;
     let command = Command::Cordon { node: a.node.clone(), cordoned: true };
-    let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command };
+    let proposal = Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command };
     let answer = a.log.propose(proposal).await;
     assert!(matches!(answer, Err(ProposeError::Ended(_) | ProposeError::Unknown { .. })), "{answer:?}");
     let reason = timeout(PATIENCE, a.log.ended()).await.unwrap();
@@ -761,5 +761,5 @@ async fn a_watcher_goes_on_with_another_voter_and_shrinking_is_an_operators_choi
 }
 
 fn set_voters(count: u32) -> Proposal {
-    Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command: Command::SetVoters { count } }
+    Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command: Command::SetVoters { count } }
 }

@@ -68,7 +68,7 @@ impl World {
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        let proposal = Proposal { at: self.now, by: "test".into(), from: String::new(), command };
+        let proposal = Proposal { at: self.now, by: "test".into(), asked: None, command };
         let index = self.state.index + 1;
         self.state.apply(index, &proposal).unwrap_or_else(|refused| panic!("{refused}: {proposal:?}"));
     }

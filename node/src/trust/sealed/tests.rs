@@ -18,8 +18,17 @@ fn to() -> SocketAddr {
     "10.0.0.2:7002".parse().unwrap()
 }
 
+fn from() -> SocketAddr {
+    "10.0.0.1:7002".parse().unwrap()
+}
+
+/// What was opened, which has come from there.
+fn said(message: &[u8]) -> Result<Option<Opened>, Dropped> {
+    Ok(Some(Opened { from: from(), message: message.to_vec() }))
+}
+
 fn sealer() -> Sealer {
-    Sealer::new("shop", [7; 8])
+    Sealer::new("shop", from(), [7; 8])
 }
 
 fn opener() -> Opener {
@@ -46,7 +55,7 @@ fn what_was_sealed_is_opened_once() {
     let mut opener = opener();
     let datagrams = sealed(b"hello");
     assert_eq!(datagrams.len(), 1);
-    assert_eq!(opener.open(&ring(&[1]), &datagrams[0], NOW), Ok(Some(b"hello".to_vec())));
+    assert_eq!(opener.open(&ring(&[1]), &datagrams[0], NOW), said(b"hello"));
     assert_eq!(opener.open(&ring(&[1]), &datagrams[0], NOW), Err(Dropped::Replayed));
 }
 
@@ -61,7 +70,7 @@ fn a_large_message_comes_in_pieces_in_any_order() {
     for datagram in first {
         assert_eq!(opener.open(&ring(&[1]), datagram, NOW), Ok(None));
     }
-    assert_eq!(opener.open(&ring(&[1]), last, NOW), Ok(Some(message)));
+    assert_eq!(opener.open(&ring(&[1]), last, NOW), said(&message));
     assert_eq!(opener.waiting, 0);
     let too_long = vec![0; MOST_PIECES * PIECE + 1];
     assert_eq!(sealer().seal(&ring(&[1]), &too_long, to(), NOW, nonces()), Err(TooLong(too_long.len())));
@@ -76,6 +85,8 @@ fn pieces_that_stay_alone_are_forgotten() {
     opener.forget(NOW + PATIENCE + 1);
     assert_eq!(opener.waiting, 0);
     assert_eq!(opener.open(&ring(&[1]), &datagrams[1], NOW + PATIENCE + 1), Ok(None), "it is not whole any more");
+    // A piece of nothing takes its place, too.
+    assert!(opener.waiting >= 3 * SLOT);
 }
 
 #[test]
@@ -83,7 +94,7 @@ fn without_the_key_nothing_is_opened() {
     let datagram = &sealed(b"hello")[0];
     assert_eq!(opener().open(&ring(&[2]), datagram, NOW), Err(Dropped::UnknownKey));
     // A key that is in the ring, but not the first.
-    assert_eq!(opener().open(&ring(&[2, 1]), datagram, NOW), Ok(Some(b"hello".to_vec())));
+    assert_eq!(opener().open(&ring(&[2, 1]), datagram, NOW), said(b"hello"));
     let mut plain = datagram.clone();
     plain[..2].copy_from_slice(&45_139u16.to_le_bytes());
     assert_eq!(opener().open(&ring(&[1]), &plain, NOW), Err(Dropped::NotSealed));
@@ -97,7 +108,7 @@ fn what_is_for_others_is_dropped() {
     assert_eq!(Opener::new("bank", to()).open(&ring(&[1]), datagram, NOW), Err(Dropped::NotAuthentic));
     // The same address, written otherwise.
     let mapped = SocketAddr::new("::ffff:10.0.0.2".parse().unwrap(), 7002);
-    assert_eq!(Opener::new("shop", mapped).open(&ring(&[1]), datagram, NOW), Ok(Some(b"hello".to_vec())));
+    assert_eq!(Opener::new("shop", mapped).open(&ring(&[1]), datagram, NOW), said(b"hello"));
 }
 
 #[test]
@@ -120,7 +131,7 @@ fn memory_has_bounds_even_for_who_has_a_key() {
     let mut opener = opener();
     let mut nonces = nonces();
     for boot in 0..MOST_BOOTS as u64 {
-        let mut sealer = Sealer::new("shop", boot.to_be_bytes());
+        let mut sealer = Sealer::new("shop", from(), boot.to_be_bytes());
         let datagram = sealer.seal(&ring(&[1]), b"a", to(), NOW, &mut nonces).unwrap().remove(0);
         assert!(opener.open(&ring(&[1]), &datagram, NOW).is_ok());
     }

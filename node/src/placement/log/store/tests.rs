@@ -48,10 +48,8 @@ fn the_store_in_memory_does_all_that_raft_asks_of_it() {
 
 fn entry(index: u64, term: Option<u64>) -> Entry<Types> {
     let command = Command::Found { cluster: "c".to_owned() };
-    let request = Request {
-        proposal: Some(Proposal { at: Timestamp(1), by: "test".to_owned(), from: String::new(), command }),
-        term,
-    };
+    let request =
+        Request { proposal: Some(Proposal { at: Timestamp(1), by: "test".to_owned(), asked: None, command }), term };
     Entry { log_id: blank_ent::<Types>(3, 7, index).log_id, payload: EntryPayload::Normal(request) }
 }
 
