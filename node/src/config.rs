@@ -20,7 +20,7 @@ use toml::{Table, Value};
 pub use units::{Listen, Size, Span};
 use url::Url;
 
-use crate::id::NodeId;
+use crate::{id::NodeId, module::Exposed};
 
 /// What a node is told from outside. Every key, with its default, is in `docs/configuration.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -203,6 +203,33 @@ pub struct IngressSettings {
     pub grpc_web_origins: Vec<String>,
     /// Whether clients may ask which services there are.
     pub reflection: bool,
+    /// What becomes of calls by clients to modules that say neither that they are public nor that they are internal.
+    pub unmarked_modules: UnmarkedModules,
+}
+
+/// See [`IngressSettings::unmarked_modules`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnmarkedModules {
+    /// They are served.
+    #[default]
+    Serve,
+    /// They are served, and told of in the log: what would be refused.
+    Audit,
+    /// They are refused: a module has to say that it is public.
+    Refuse,
+}
+
+impl UnmarkedModules {
+    /// Whether a client's call of a module is refused, and why.
+    pub(crate) fn refuses(self, exposed: Exposed) -> Option<&'static str> {
+        match exposed {
+            Exposed::Public => None,
+            Exposed::Internal => Some("it is internal"),
+            Exposed::Unmarked if self == Self::Refuse => Some("it does not say that it is public"),
+            Exposed::Unmarked => None,
+        }
+    }
 }
 
 /// Certificates of the ingress.
@@ -323,6 +350,7 @@ impl Default for IngressSettings {
             grpc_web: true,
             grpc_web_origins: Vec::new(),
             reflection: true,
+            unmarked_modules: UnmarkedModules::Serve,
         }
     }
 }

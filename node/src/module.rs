@@ -32,6 +32,15 @@ pub(crate) use snapshot::{Held, Hooks};
 pub use snapshot::{Json, Snapshot, SnapshotError, SnapshotReader, SnapshotWriter, State};
 pub(crate) use start::{Edge, Starting, Waits, start};
 
+/// Whether clients may call a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exposed {
+    Public,
+    Internal,
+    /// The module does not say.
+    Unmarked,
+}
+
 /// A module: a name, and a factory that builds its services.
 ///
 /// ```
@@ -53,6 +62,7 @@ pub struct Module {
     pub(crate) states: Vec<fn() -> Held>,
     /// How often its state is checkpointed.
     pub(crate) checkpoint_every: Duration,
+    pub(crate) exposed: Exposed,
     pub(crate) factory: Arc<dyn ErasedFactory>,
 }
 
@@ -80,6 +90,7 @@ impl Module {
             state: if needs.states.is_empty() { StateClass::None } else { StateClass::Ephemeral },
             states: needs.states,
             checkpoint_every: Duration::ZERO,
+            exposed: Exposed::Unmarked,
             factory: factory::erase(factory, needs.config),
         }
     }
@@ -142,6 +153,21 @@ impl Module {
     #[must_use]
     pub fn on_every_node(mut self) -> Self {
         self.kind = Kind::Replicated(Count::Every);
+        self
+    }
+
+    /// Declares that clients may call the module, whatever `ingress.unmarked_modules` says.
+    #[must_use]
+    pub fn public(mut self) -> Self {
+        self.exposed = Exposed::Public;
+        self
+    }
+
+    /// Declares that only other modules, wherever they are, and the program itself may call the module: at every node's
+    /// ingress, its services are refused and not told of.
+    #[must_use]
+    pub fn internal(mut self) -> Self {
+        self.exposed = Exposed::Internal;
         self
     }
 

@@ -31,7 +31,7 @@ use crate::{
     },
     cluster,
     cluster::{Cluster, Failure},
-    config::{Listen, Loaded, Settings},
+    config::{Listen, Loaded, Settings, UnmarkedModules},
     handoff::{
         checkpoint::Checkpoints,
         driver::{Driver, Order, Runnable, Surroundings},
@@ -111,7 +111,7 @@ impl Node {
         // The application's come last, so that a module may bring a health service of its own.
         let slots = modules.values().flat_map(|module| module.slots.iter().cloned());
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
-        let reflection = Arc::new(reflection(&app, &table));
+        let reflection = Arc::new(reflection(&app, &table, settings.ingress.unmarked_modules));
 
         let declared = declared(&app, &program);
         // From the start: what keeps the node from joining may be in one of them.
@@ -190,7 +190,7 @@ impl Node {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
         let origins = settings.ingress.grpc_web.then_some(settings.ingress.grpc_web_origins.as_slice());
-        let front = Front::new(Arc::clone(&served), origins);
+        let front = Front::new(Arc::clone(&served), origins, settings.ingress.unmarked_modules);
         let ingress = Server::start(listen.listen()?, tls, front.clone(), &settings.ingress);
         facts.serving(&ingress, front.calls().clone(), settings.ingress.tls.is_some());
         facts.cluster.set((cluster.me().node.to_string(), cluster.address())).ok();
@@ -198,7 +198,7 @@ impl Node {
             Some(bound) => {
                 let operators = admin_api::server(Arc::clone(&facts), cluster.view());
                 let api = Slot::built_in(ADMIN, Box::new(Guarded { api: Tonic(operators), admission }));
-                let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None);
+                let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None, UnmarkedModules::Serve);
                 Some(Server::start(bound.listen()?, Acceptor::for_operators(&trust), front, &settings.ingress))
             }
             None => None,
@@ -391,10 +391,10 @@ fn declared(app: &App, program: &Program) -> BTreeMap<ModuleName, Declared> {
     program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
 }
 
-fn reflection(app: &App, table: &Table) -> Reflection {
+fn reflection(app: &App, table: &Table, unmarked: UnmarkedModules) -> Reflection {
     let services = table.slots().cloned().collect();
     let given = app.modules.iter().flat_map(|module| module.descriptors.iter().copied());
-    Reflection::new(services, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
+    Reflection::new(services, unmarked, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
 }
 
 /// The table of the ingress: the node's, and server reflection on what is in it.
@@ -448,7 +448,13 @@ impl Facts {
     fn new(app: &App, program: &Program, patience: Patience, hinted: &Arc<Notify>) -> Self {
         let modules = app.modules.iter().zip(&program.names).map(|(module, name)| ModuleEntry {
             // What can't travel stays with its module, which does not move by itself.
-            shared: ModuleFacts::new(name.clone(), module.state.is_some(), patience, Arc::clone(hinted)),
+            shared: ModuleFacts::new(
+                name.clone(),
+                module.state.is_some(),
+                module.exposed,
+                patience,
+                Arc::clone(hinted),
+            ),
             services: module.services.iter().map(ToString::to_string).collect(),
             calls: program.calls[name].iter().map(ToString::to_string).collect(),
         });

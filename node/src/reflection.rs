@@ -16,6 +16,7 @@ use crate::{
         Tonic,
         slot::{Local, Slot, Target},
     },
+    config::UnmarkedModules,
     module::descriptors_of,
     status::StartError,
 };
@@ -27,8 +28,10 @@ pub(crate) const SERVICES: [&str; 2] =
 /// The descriptors that a node knows, and the slots of the services that tell them.
 #[derive(Debug)]
 pub(crate) struct Reflection {
-    /// Every service that clients can call.
+    /// Every service.
     services: Vec<Arc<Slot>>,
+    /// Which of them clients hear of.
+    unmarked: UnmarkedModules,
     /// Registered by hand, and those of the node's own services.
     given: Vec<&'static [u8]>,
     learned: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -37,7 +40,7 @@ pub(crate) struct Reflection {
 
 impl Reflection {
     /// Tells of these services; `given` are encoded descriptors that are known without a server.
-    pub(crate) fn new(services: Vec<Arc<Slot>>, given: Vec<&'static [u8]>) -> Self {
+    pub(crate) fn new(services: Vec<Arc<Slot>>, unmarked: UnmarkedModules, given: Vec<&'static [u8]>) -> Self {
         for slot in &services {
             let said = |set: &&&[u8]| deliveries(set, slot.service()).is_ok_and(|methods| !methods.is_empty());
             if let Some(set) = given.iter().find(said) {
@@ -45,7 +48,7 @@ impl Reflection {
             }
         }
         let slots = SERVICES.map(|service| Arc::new(Slot::built_in_later(service)));
-        Self { services, given, learned: Mutex::default(), slots }
+        Self { services, unmarked, given, learned: Mutex::default(), slots }
     }
 
     pub(crate) fn slots(&self) -> &[Arc<Slot>; 2] {
@@ -98,7 +101,8 @@ impl Reflection {
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure();
             let builder = sets.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
-            self.names().fold(builder, |builder, service| builder.with_service_name(service))
+            let told = self.services.iter().filter(|slot| self.unmarked.refuses(slot.exposed()).is_none());
+            told.fold(builder, |builder, slot| builder.with_service_name(slot.service()))
         };
         let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());
         let v1 = builder().with_service_name(SERVICES[0]).build_v1().map_err(fault)?;

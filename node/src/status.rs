@@ -23,6 +23,8 @@ pub(crate) enum CallError {
     UnknownService(String),
     #[error("`{0}` is not the path of a gRPC method; a path reads /package.Service/Method")]
     NotAMethod(String),
+    #[error("clients may not call module `{module}`: {why}")]
+    NotForClients { module: ModuleName, why: &'static str },
     #[error("module `{0}` has stopped")]
     Stopped(ModuleName),
     #[error("factories wait for each other: {}", chain(.0))]
@@ -84,6 +86,7 @@ impl CallError {
         match self {
             Self::UnknownService(_)
             | Self::NotAMethod(_)
+            | Self::NotForClients { .. }
             | Self::Stopped(_)
             | Self::WaitCycle(_)
             | Self::TooDeep(_)
@@ -116,6 +119,7 @@ impl CallError {
             Self::Panicked => "panicked",
             Self::UnknownService(_) => "unknown-service",
             Self::NotAMethod(_) => "not-a-method",
+            Self::NotForClients { .. } => "not-for-clients",
             Self::Stopped(_) => "stopped",
             Self::WaitCycle(_) => "wait-cycle",
             Self::TooDeep(_) => "too-deep",
@@ -169,6 +173,7 @@ impl From<CallError> for Status {
             | CallError::LeaseLost { .. }
             | CallError::Fenced { .. }
             | CallError::Interrupted { .. } => Code::Unavailable,
+            CallError::NotForClients { .. } => Code::PermissionDenied,
             CallError::Malformed(_) => Code::InvalidArgument,
             CallError::TooManyWaiting { .. } | CallError::TooManyKept { .. } => Code::ResourceExhausted,
             CallError::WaitCycle(_) | CallError::AnswerNotKept { .. } => Code::FailedPrecondition,
@@ -386,6 +391,7 @@ mod tests {
             CallError::Panicked,
             CallError::UnknownService("shop.v1.Cart".to_owned()),
             CallError::NotAMethod("/".to_owned()),
+            CallError::NotForClients { module: module(), why: "it is internal" },
             CallError::Stopped(module()),
             CallError::WaitCycle(vec![module()]),
             CallError::TooDeep(64),

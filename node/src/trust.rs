@@ -14,6 +14,7 @@
 
 mod files;
 pub(crate) mod operators;
+#[cfg_attr(feature = "simulation", expect(dead_code, reason = "a simulated machine hands on messages as they are"))]
 pub(crate) mod sealed;
 mod tls;
 

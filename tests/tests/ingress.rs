@@ -14,10 +14,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outpost::{App, BoxError, Node, Sources, StartError, Stopped};
+use outpost::{App, BoxError, Module, Node, Sources, StartError, Stopped};
 use outpost_tests::{
     Obedient, Seen, app,
     frames::{ACK, END_HEADERS, END_STREAM, PREFACE, Raw, frame, grpc_headers, kind},
+    relay,
     v1::{
         Answer, Ask, Deed, KindsHandle, kinds_client::KindsClient, kinds_server::KindsServer, relay_client::RelayClient,
     },
@@ -873,5 +874,57 @@ async fn a_module_knows_the_address_of_a_caller_from_outside() {
         assert_eq!(heard(KindsClient::new(node.channel()).unary(who()).await).await, "none");
         let handle: KindsHandle = node.handle().unwrap();
         assert_eq!(heard(handle.unary(who()).await).await, "none");
+    }
+}
+
+/// `kinds` says what it is by `mark`; `relay` is public, and calls it.
+fn marked(mark: fn(Module) -> Module) -> App {
+    let kinds = Module::new("kinds", || async { Ok::<_, BoxError>(KindsServer::new(Obedient::default())) });
+    App::new("kinds", "1.0.0").with(mark(kinds)).with(Module::new("relay", relay).public())
+}
+
+#[tokio::test]
+async fn what_is_internal_is_not_for_clients() {
+    type Mark = fn(Module) -> Module;
+    let (unmarked, internal, public): (Mark, Mark, Mark) = (|module| module, Module::internal, Module::public);
+    for (mark, setting, served) in [
+        (unmarked, "serve", true),
+        (unmarked, "audit", true),
+        (unmarked, "refuse", false),
+        (internal, "serve", false),
+        (internal, "audit", false),
+        (public, "refuse", true),
+    ] {
+        let node = marked(mark).start(&sources(&[("ingress.unmarked_modules", setting)])).await.unwrap();
+        let at = node.ingress_address();
+        let answer = KindsClient::new(channel(at)).unary(ask(Deed::Unspecified)).await;
+        match answer {
+            Ok(_) => assert!(served, "{setting} serves it"),
+            Err(status) => {
+                assert!(!served && status.code() == Code::PermissionDenied, "{setting}: {status:?}");
+                let reason = status.metadata().get("outpost-reason").unwrap();
+                assert_eq!(reason, "not-for-clients");
+            }
+        }
+        let told: Result<Reflected, Status> = reflect!(reflection, at);
+        assert_eq!(told.unwrap().iter().any(|(name, _)| name == "kinds.v1.Kinds"), served, "{setting}");
+        // Other modules and the program itself may call it.
+        RelayClient::new(channel(at)).unary(ask(Deed::Unspecified)).await.unwrap();
+        let handle: KindsHandle = node.handle().unwrap();
+        handle.unary(ask(Deed::Unspecified)).await.unwrap();
+    }
+}
+
+/// The host of an internal module is another node: the ingress is where clients are refused, not the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_internal_is_for_modules_on_other_nodes() {
+    let cluster = outpost_tests::cluster::nodes(2).start(|_| marked(Module::internal)).await;
+    let home = cluster.home("kinds").await;
+    let other = cluster.names().into_iter().find(|name| *name != home).unwrap();
+    cluster.move_module("relay", &other).await;
+    for name in cluster.names() {
+        let refused = KindsClient::new(cluster.client(&name)).unary(ask(Deed::Unspecified)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        RelayClient::new(cluster.client(&name)).unary(ask(Deed::Unspecified)).await.unwrap();
     }
 }

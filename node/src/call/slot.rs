@@ -32,7 +32,7 @@ use super::{
 use crate::{
     BoxError,
     id::{Epoch, ModuleName, NodeId},
-    module::{Edge, Waits},
+    module::{Edge, Exposed, Waits},
     status::CallError,
 };
 
@@ -62,6 +62,7 @@ pub(crate) struct ModuleFacts {
     chain: Chain,
     /// Whether the answers that an instance keeps go where the module goes.
     answers_travel: bool,
+    pub(crate) exposed: Exposed,
     /// Answers of earlier epochs do not count: see `placement::state::Part::fence`.
     fence: AtomicU64,
     pub(crate) panics: AtomicU64,
@@ -89,10 +90,16 @@ pub(crate) struct Patience {
 impl ModuleFacts {
     /// `answers_travel` where the answers that an instance keeps go where the module goes; `hinted` is notified when
     /// another node tells where the module is.
-    pub(crate) fn new(name: ModuleName, answers_travel: bool, patience: Patience, hinted: Arc<Notify>) -> Arc<Self> {
+    pub(crate) fn new(
+        name: ModuleName,
+        answers_travel: bool,
+        exposed: Exposed,
+        patience: Patience,
+        hinted: Arc<Notify>,
+    ) -> Arc<Self> {
         let (panics, waiting, hint) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
         let (chain, fence) = (Chain::of(name.as_str()), AtomicU64::new(0));
-        Arc::new(Self { name, chain, answers_travel, fence, panics, waiting, patience, hint, hinted })
+        Arc::new(Self { name, chain, answers_travel, exposed, fence, panics, waiting, patience, hint, hinted })
     }
 
     /// How many calls wait for the module to be somewhere.
@@ -103,7 +110,13 @@ impl ModuleFacts {
 
     /// A module of the node's own, which is never waited for.
     fn built_in() -> Arc<Self> {
-        Self::new(ModuleName::node(), false, Patience { wait: Duration::ZERO, most: 0 }, Arc::default())
+        Self::new(
+            ModuleName::node(),
+            false,
+            Exposed::Public,
+            Patience { wait: Duration::ZERO, most: 0 },
+            Arc::default(),
+        )
     }
 
     /// Answers of epochs before this one do not count any more.
@@ -275,6 +288,11 @@ impl Slot {
     #[inline]
     pub(crate) fn chain(&self) -> Chain {
         self.module.chain
+    }
+
+    /// Whether clients may call it.
+    pub(crate) fn exposed(&self) -> Exposed {
+        self.module.exposed
     }
 
     /// See [`ModuleFacts::new`].

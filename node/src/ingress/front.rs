@@ -1,6 +1,12 @@
 //! From an HTTP request to a call.
 
-use std::{convert::Infallible, fmt, future::ready, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    fmt,
+    future::ready,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -22,8 +28,11 @@ use crate::{
         placed::{self, Arrival},
         serve,
         short::Inside,
+        slot::Slot,
         table::Table,
     },
+    config::UnmarkedModules,
+    module::Exposed,
     status::CallError,
     trust::Peer,
 };
@@ -45,8 +54,8 @@ impl fmt::Debug for Front {
 
 impl Front {
     /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
-    pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>) -> Self {
-        let calls = Calls::of(table, Callers::Clients);
+    pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>, unmarked: UnmarkedModules) -> Self {
+        let calls = Calls { unmarked, ..Calls::of(table, Callers::Clients) };
         let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
         Self { calls, web }
     }
@@ -208,6 +217,10 @@ struct Calls {
     table: Arc<Table>,
     in_flight: TaskTracker,
     callers: Callers,
+    /// Of clients' calls.
+    unmarked: UnmarkedModules,
+    /// The services that clients were seen to call although their modules do not say that they are public.
+    audited: Arc<Mutex<BTreeSet<String>>>,
     refusing: CancellationToken,
     parcels: Parcels,
 }
@@ -237,7 +250,25 @@ impl tower::Service<Request<Body>> for Calls {
 impl Calls {
     fn of(table: Arc<Table>, callers: Callers) -> Self {
         let (in_flight, refusing, parcels) = (TaskTracker::new(), CancellationToken::new(), Parcels::default());
-        Self { table, in_flight, callers, refusing, parcels }
+        let (unmarked, audited) = (UnmarkedModules::default(), Arc::default());
+        Self { table, in_flight, callers, unmarked, audited, refusing, parcels }
+    }
+
+    /// Why a client may not call it, if it may not.
+    fn refuses(&self, slot: &Slot) -> Option<&'static str> {
+        if self.unmarked == UnmarkedModules::Audit && slot.exposed() == Exposed::Unmarked {
+            let mut audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);
+            if !audited.contains(slot.service()) {
+                audited.insert(slot.service().to_owned());
+                tracing::warn!(
+                    service = slot.service(),
+                    module = %slot.module(),
+                    "a client calls a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` would \
+                     refuse it"
+                );
+            }
+        }
+        self.unmarked.refuses(slot.exposed())
     }
 
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
@@ -250,6 +281,12 @@ impl Calls {
             Ok(slot) => Arc::clone(slot),
             Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
         };
+        if self.callers == Callers::Clients
+            && let Some(why) = self.refuses(&slot)
+        {
+            let refused = CallError::NotForClients { module: slot.module().clone(), why };
+            return Box::pin(ready(Ok(Status::from(refused).into_http())));
+        }
         if !slot.is_built_in() && self.refusing.is_cancelled() {
             let refused = CallError::Stopped(slot.module().clone());
             return Box::pin(ready(Ok(Status::from(refused).into_http())));
