@@ -20,10 +20,10 @@ A node is told of its files by trust.certificate, trust.key, trust.authorities (
 pub(super) const KEYRING_EXAMPLES: &str = "\
 Examples:
   outpost keyring list                    which keys each node has
-  outpost keyring generate >> gossip.keys a new key, at the end of the file
+  outpost keyring generate                a new key: the same goes into the file of every node
 
 To change the key of a running cluster, change the file that `trust.gossip_keys` names on every node, in three steps; each
-is done once `outpost keyring list` shows it for all nodes: add the new key at the end; put it first; remove the old one.";
+is done once `outpost keyring list` shows it for all nodes: add one new key at the end; put it first; remove the old one.";
 
 pub(super) const CONTEXT_EXAMPLES: &str = "\
 Examples:
