@@ -11,11 +11,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use outpost_proto::mutual::{self, Credentials, Part};
 use tokio::net::TcpStream;
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{self, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 use tonic::{
     Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
@@ -159,13 +155,7 @@ fn mutually(
 }
 
 fn in_words(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls @ rustls::Error::InvalidCertificate(_)) => {
-            io::Error::other(format!("its certificate: {}", mutual::told(tls)))
-        }
-        Some(rustls::Error::InvalidMessage(_)) => io::Error::other("it does not speak TLS"),
-        _ => error,
-    }
+    mutual::refused(&error).map_or(error, io::Error::other)
 }
 
 fn too_slow() -> String {

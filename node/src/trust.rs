@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, TlsStream,
-    rustls::{self, ServerConfig, pki_types::ServerName},
+    rustls::{ServerConfig, pki_types::ServerName},
     server,
 };
 use tokio_util::either::Either;
@@ -337,11 +337,7 @@ fn refused(problem: String) -> io::Error {
 }
 
 fn in_words(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls @ rustls::Error::InvalidCertificate(_)) => refused(format!("its certificate: {}", mutual::told(tls))),
-        Some(rustls::Error::AlertReceived(alert)) => refused(format!("it refuses this node's certificate ({alert:?})")),
-        _ => error,
-    }
+    mutual::refused(&error).map_or(error, refused)
 }
 
 /// Who is at the other end of a connection, as its certificate says. An extension of the requests that come over it.

@@ -5,7 +5,7 @@
 //! a certificate, for this use and this time; and [`peer`] reads the name once the handshake is over, before anything else
 //! is said.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
@@ -192,6 +192,18 @@ pub fn told(error: &rustls::Error) -> String {
             "it is not for both ends of a connection (extended key usage: serverAuth and clientAuth)".to_owned()
         }
         _ => problem.to_string(),
+    }
+}
+
+/// The same of a handshake that failed, if that is the other end's doing or what it has shown.
+#[must_use]
+pub fn refused(error: &io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        bad @ rustls::Error::InvalidCertificate(_) => Some(format!("its certificate: {}", told(bad))),
+        rustls::Error::AlertReceived(alert) => Some(format!("it refuses the certificate that was shown ({alert:?})")),
+        rustls::Error::InvalidMessage(_) => Some("it does not speak TLS".to_owned()),
+        rustls::Error::NoCertificatesPresented => Some("it shows no certificate".to_owned()),
+        _ => None,
     }
 }
 

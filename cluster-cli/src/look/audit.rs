@@ -11,7 +11,7 @@ use crate::{
     args::{AuditArgs, AuditVerb, DataOutput},
     error::CliError,
     output::Output,
-    text::{count, time},
+    text::time,
 };
 
 pub(crate) async fn run(args: &AuditArgs, out: &mut Output) -> Result<(), CliError> {
@@ -23,7 +23,10 @@ pub(crate) async fn run(args: &AuditArgs, out: &mut Output) -> Result<(), CliErr
             match output {
                 DataOutput::Json => out.print_json(&json!({ "entries": told.entries.len(), "head": head })).await,
                 DataOutput::Table => {
-                    let entries = count(told.entries.len(), "entry").replace("entrys", "entries");
+                    let entries = match told.entries.len() {
+                        1 => "1 entry".to_owned(),
+                        entries => format!("{entries} entries"),
+                    };
                     out.print(&format!("{entries} in one chain, which ends with {head}")).await
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -63,6 +63,8 @@ pub(crate) struct ModuleFacts {
     /// Whether the answers that an instance keeps go where the module goes.
     answers_travel: bool,
     pub(crate) exposed: Exposed,
+    /// It was told that clients call it although it does not say that they may.
+    audited: AtomicBool,
     /// Answers of earlier epochs do not count: see `placement::state::Part::fence`.
     fence: AtomicU64,
     pub(crate) panics: AtomicU64,
@@ -99,7 +101,19 @@ impl ModuleFacts {
     ) -> Arc<Self> {
         let (panics, waiting, hint) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
         let (chain, fence) = (Chain::of(name.as_str()), AtomicU64::new(0));
-        Arc::new(Self { name, chain, answers_travel, exposed, fence, panics, waiting, patience, hint, hinted })
+        Arc::new(Self {
+            name,
+            chain,
+            answers_travel,
+            exposed,
+            audited: AtomicBool::new(false),
+            fence,
+            panics,
+            waiting,
+            patience,
+            hint,
+            hinted,
+        })
     }
 
     /// How many calls wait for the module to be somewhere.
@@ -288,6 +302,11 @@ impl Slot {
     #[inline]
     pub(crate) fn chain(&self) -> Chain {
         self.module.chain
+    }
+
+    /// Whether this is the first time that it is to be told that clients call the module.
+    pub(crate) fn is_first_audit(&self) -> bool {
+        !self.module.audited.load(Ordering::Relaxed) && !self.module.audited.swap(true, Ordering::Relaxed)
     }
 
     /// Whether clients may call it.

@@ -1,12 +1,6 @@
 //! From an HTTP request to a call.
 
-use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    fmt,
-    future::ready,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -219,8 +213,6 @@ struct Calls {
     callers: Callers,
     /// Of clients' calls.
     unmarked: UnmarkedModules,
-    /// The services that clients were seen to call although their modules do not say that they are public.
-    audited: Arc<Mutex<BTreeSet<String>>>,
     refusing: CancellationToken,
     parcels: Parcels,
 }
@@ -250,23 +242,17 @@ impl tower::Service<Request<Body>> for Calls {
 impl Calls {
     fn of(table: Arc<Table>, callers: Callers) -> Self {
         let (in_flight, refusing, parcels) = (TaskTracker::new(), CancellationToken::new(), Parcels::default());
-        let (unmarked, audited) = (UnmarkedModules::default(), Arc::default());
-        Self { table, in_flight, callers, unmarked, audited, refusing, parcels }
+        Self { table, in_flight, callers, unmarked: UnmarkedModules::default(), refusing, parcels }
     }
 
     /// Why a client may not call it, if it may not.
     fn refuses(&self, slot: &Slot) -> Option<&'static str> {
-        if self.unmarked == UnmarkedModules::Audit && slot.exposed() == Exposed::Unmarked {
-            let mut audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);
-            if !audited.contains(slot.service()) {
-                audited.insert(slot.service().to_owned());
-                tracing::warn!(
-                    service = slot.service(),
-                    module = %slot.module(),
-                    "a client calls a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` would \
-                     refuse it"
-                );
-            }
+        if self.unmarked == UnmarkedModules::Audit && slot.exposed() == Exposed::Unmarked && slot.is_first_audit() {
+            tracing::warn!(
+                module = %slot.module(),
+                "clients call a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` would \
+                 refuse them"
+            );
         }
         self.unmarked.refuses(slot.exposed())
     }
