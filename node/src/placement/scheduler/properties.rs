@@ -154,7 +154,8 @@ impl World {
             Happening::Move(of, index) if known(self, index) => {
                 let to = self.incarnation(NODES[*index]);
                 let part = self.state.parts.get(&module(MODULES[*of])).map(|part| part.hosting.clone());
-                if let Some(Hosting::Exclusive { owner, active: true, moving: None, .. }) = part
+                // What its owner has yet to open is refused.
+                if let Some(Hosting::Exclusive { owner, active: true, moving: None, seal: None }) = part
                     && owner != to
                 {
                     self.part(MODULES[*of], PartChange::BeginMove { to, chosen: true });
@@ -200,10 +201,16 @@ fn keeps_its_word(world: &World, plan: &Plan) {
         match &planned.change {
             PartChange::Assign(to) => {
                 may_be_assigned(&facts, part, &planned.module);
-                assert_eq!(facts.nodes[&to.node].standing, Standing::Ready, "{planned:?}");
+                // Who gives a part away has its state until the other one serves, and gets it back if that never does.
+                let keeps = part.and_then(Part::seal).is_some_and(|seal| seal.from == *to);
+                let standing = facts.nodes[&to.node].standing;
+                assert!(standing == Standing::Ready || (keeps && standing == Standing::Draining), "{planned:?}");
                 let again = part.is_some_and(|part| part.hosts().contains(&&to.node));
                 let moved = part.and_then(Part::moving).is_some_and(|moving| moving.to == *to);
-                assert!(!facts.nodes[&to.node].cordoned || again || moved, "{planned:?} is new on a cordoned node");
+                assert!(
+                    !facts.nodes[&to.node].cordoned || again || moved || keeps,
+                    "{planned:?} is new on a cordoned node"
+                );
             }
             PartChange::BeginMove { to, chosen } => {
                 assert!(!chosen);
