@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".outpost.cluster.v1.TransferResponse")
         .bytes(".outpost.cluster.v1.CarriedCall")
+        .bytes(".outpost.cluster.v1.CarriedHead")
         .bytes(".outpost.cluster.v1.CarriedAnswer")
         .bytes(".outpost.cluster.v1.CarriedField")
         .message_attribute(".outpost.admin", "#[derive(::serde::Serialize)]")

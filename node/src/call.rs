@@ -14,6 +14,7 @@
 //! What becomes of a call whose answer was lost is the method's to say ([`delivery`]): [`retry`] decides whether it is made
 //! again, [`dedupe`] keeps answers, so that it is not executed again, and [`resume`] goes on with a stream.
 
+pub(crate) mod caller;
 mod carrier;
 pub(crate) mod chain;
 mod channel;
@@ -39,7 +40,9 @@ mod streaming;
 pub(crate) mod table;
 mod wire;
 
+pub use caller::Caller;
 pub use channel::Channel;
+pub(crate) use channel::Declared;
 pub use deadline::remaining;
 pub(crate) use guard::text as panic_text;
 pub use handle::Handle;

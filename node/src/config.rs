@@ -20,7 +20,7 @@ use toml::{Table, Value};
 pub use units::{Listen, Size, Span};
 use url::Url;
 
-use crate::{id::NodeId, module::Exposed};
+use crate::id::NodeId;
 
 /// What a node is told from outside. Every key, with its default, is in `docs/configuration.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,8 +35,12 @@ pub struct Settings {
     pub trust: TrustSettings,
     /// `[ingress]`
     pub ingress: IngressSettings,
+    /// `[callers]`
+    pub callers: CallerSettings,
     /// `[admin]`
     pub admin: AdminSettings,
+    /// `[health]`
+    pub health: HealthSettings,
     /// `[checkpoints]`
     pub checkpoints: CheckpointSettings,
     /// `[log]`
@@ -220,16 +224,81 @@ pub enum UnmarkedModules {
     Refuse,
 }
 
-impl UnmarkedModules {
-    /// Whether a client's call of a module is refused, and why.
-    pub(crate) fn refuses(self, exposed: Exposed) -> Option<&'static str> {
-        match exposed {
-            Exposed::Public => None,
-            Exposed::Internal => Some("it is internal"),
-            Exposed::Unmarked if self == Self::Refuse => Some("it does not say that it is public"),
-            Exposed::Unmarked => None,
-        }
+/// Who may call what, and how clients say who they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct CallerSettings {
+    /// A file that says which clients, and which modules, may call what; read again when it changes.
+    pub policy: Option<PathBuf>,
+    /// What becomes of calls that are refused: by the policy, for a token that is not believed, or since a module does not
+    /// declare that it calls another one.
+    pub mode: CallersMode,
+    /// How tokens of clients are checked. Without it, they are the modules' to read.
+    pub tokens: Option<TokenSettings>,
+}
+
+/// See [`CallerSettings::mode`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallersMode {
+    /// They are refused.
+    #[default]
+    Enforce,
+    /// They are served, and told of in the log: what would be refused.
+    Audit,
+}
+
+/// How JSON Web Tokens are checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TokenSettings {
+    /// The issuer's keys, a JWK Set; read again when it changes.
+    pub keys: PathBuf,
+    /// The one whose tokens are believed: their claim `iss`.
+    pub issuer: String,
+    /// Whom tokens have to be for: one of these has to be in their claim `aud`.
+    pub audiences: Vec<String>,
+    /// What they may be signed by.
+    #[serde(default = "TokenAlgorithm::usual")]
+    pub algorithms: Vec<TokenAlgorithm>,
+    /// The claim that says what a token is good for: text, its parts separated by spaces, or a list.
+    #[serde(default = "scope")]
+    pub scopes_claim: String,
+    /// How far clocks may be apart.
+    #[serde(default = "half_a_minute")]
+    pub leeway: Span,
+}
+
+/// What tokens may be signed by: the names of RFC 7518 and RFC 8037. What needs a secret that both sides have is not among
+/// them: whoever can check it can also make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+#[non_exhaustive]
+pub enum TokenAlgorithm {
+    ES256,
+    ES384,
+    EdDSA,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+}
+
+impl TokenAlgorithm {
+    fn usual() -> Vec<Self> {
+        vec![Self::ES256, Self::EdDSA, Self::RS256]
     }
+}
+
+fn scope() -> String {
+    "scope".to_owned()
+}
+
+fn half_a_minute() -> Span {
+    Span::seconds(30)
 }
 
 /// Certificates of the ingress.
@@ -240,6 +309,22 @@ pub struct TlsSettings {
     pub certificate: PathBuf,
     /// The private key, in PEM.
     pub key: PathBuf,
+    /// The certificates of those who may sign clients' certificates, in PEM. Without it, none are asked for.
+    pub client_authorities: Option<PathBuf>,
+    /// Whether clients have to show one.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+}
+
+/// See [`TlsSettings::client_certificates`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They may.
+    #[default]
+    Optional,
+    /// They have to: no connection goes on without.
+    Required,
 }
 
 /// The listener for the operator's tool. Loopback only, unless operators need certificates.
@@ -254,6 +339,16 @@ pub struct AdminSettings {
     /// A file that says which operators may do what; read again when it changes. Without it, every operator's certificate is
     /// good for everything.
     pub operators: Option<PathBuf>,
+}
+
+/// What an orchestrator asks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct HealthSettings {
+    /// Where `/livez` and `/readyz` are answered, by HTTP without TLS: they tell a word each, and change nothing. Nowhere
+    /// without it.
+    pub listen: Option<Listen>,
 }
 
 /// Where the state of checkpointed modules is kept.
@@ -645,7 +740,7 @@ impl Settings {
     fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
-        let Self { node, cluster, trust, ingress, admin, checkpoints, log } = self;
+        let Self { node, cluster, trust, ingress, callers, admin, health: _, checkpoints, log } = self;
         for (key, span) in [
             ("node.start_timeout", node.start_timeout),
             ("cluster.move_timeout", cluster.move_timeout),
@@ -706,6 +801,29 @@ impl Settings {
             if path.is_none() && (trust.certificate.is_some() || trust.key.is_some() || trust.authorities.is_some()) {
                 fault(key, "is missing: a certificate, its key and the authorities go together");
             }
+        }
+        if let Some(tokens) = &callers.tokens {
+            if tokens.issuer.is_empty() {
+                fault(
+                    "callers.tokens.issuer",
+                    "must name the one whose tokens are believed, as their claim `iss` does",
+                );
+            }
+            if tokens.audiences.is_empty() || tokens.audiences.iter().any(String::is_empty) {
+                fault("callers.tokens.audiences", "must name whom tokens have to be for, as their claim `aud` does");
+            }
+            if tokens.algorithms.is_empty() {
+                fault("callers.tokens.algorithms", "must name one at least, such as \"ES256\"");
+            }
+            if tokens.leeway.get().as_secs() > 600 {
+                fault("callers.tokens.leeway", "must be 10m at the most");
+            }
+        }
+        if let Some(tls) = &ingress.tls
+            && tls.client_certificates == ClientCertificates::Required
+            && tls.client_authorities.is_none()
+        {
+            fault("ingress.tls.client_authorities", "is missing: nobody could show a certificate that is believed");
         }
         if trust.plain_gossip != PlainGossip::Refuse && trust.gossip_keys.is_none() {
             fault("trust.plain_gossip", "is of use only with `trust.gossip_keys`");

@@ -17,14 +17,17 @@ use crate::{
         dedupe::{Bounds, book::Book},
         frame,
     },
-    config::{Loaded, Sources},
+    config::{Loaded, Sources, Span, TokenAlgorithm, TokenSettings},
     placement::{
         document::{self, Format},
         state::{Proposal, State},
     },
     trust::{
+        Client,
         operators::Operators,
+        policy::Policy,
         sealed::{Opener, Ring, Sealer},
+        tokens::Tokens,
     },
 };
 
@@ -32,7 +35,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("sealed_gossip", sealed_gossip),
     ("link_frames", link_frames),
     ("kept_answers", kept_answers),
@@ -41,6 +44,7 @@ pub const TARGETS: [Target; 8] = [
     ("configuration", configuration),
     ("trust_files", trust_files),
     ("identity", identity),
+    ("tokens", tokens),
 ];
 
 /// A datagram that arrives, and the same bytes as a message that is sealed: that has to come out as it went in.
@@ -127,5 +131,34 @@ pub fn identity(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(identity) = text.parse::<Identity>() {
         assert_eq!(identity.to_string(), text, "there is one way to write an identity");
+    }
+}
+
+/// A client's token, and what it is checked with; what other nodes say of clients, and who may call what.
+pub fn tokens(data: &[u8]) {
+    /// Whose other half is gone: it has signed one token, in the corpus.
+    const KEYS: &[u8] = br#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "1",
+        "x": "wbvOhIRfqYpXfQUOaa-WF9VQLnUjpYBiN6vBJ4sED1U", "y": "qOjppfQyeH9mBZwikAJ11KwsX3l-j7ew7e6NoFuQjSw"}]}"#;
+    let settings = TokenSettings {
+        keys: std::path::PathBuf::new(),
+        issuer: "https://id.example".to_owned(),
+        audiences: vec!["shop".to_owned()],
+        algorithms: vec![TokenAlgorithm::ES256, TokenAlgorithm::RS256, TokenAlgorithm::EdDSA],
+        scopes_claim: "scope".to_owned(),
+        leeway: Span::seconds(30),
+    };
+    let now = std::time::Duration::from_secs(1_800_000_000);
+    let text = String::from_utf8_lossy(data);
+    let checked = Tokens::new(KEYS, &settings).expect("a good key").check(&text, now);
+    if let Ok(client) = checked {
+        let token = client.token().expect("it has shown one");
+        assert_eq!((token.subject(), token.scopes().len()), ("alice", 2), "nothing else was ever signed");
+    }
+    if let Ok(tokens) = Tokens::new(data, &settings) {
+        let _ = tokens.check(&text, now);
+    }
+    let _ = Policy::parse(&text);
+    if let Some(client) = Client::decode(bytes::Bytes::copy_from_slice(data)) {
+        let _ = (client.certificate(), client.token());
     }
 }

@@ -45,7 +45,7 @@ use crate::{
     config::IngressSettings,
     gather::Gathered,
     net::{TcpListener, TcpStream},
-    trust::{Accepted, Acceptor},
+    trust::{Accepted, Acceptor, Until},
 };
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
@@ -271,10 +271,10 @@ impl Connection {
             return;
         }
         let peer_address = stream.connect_info().remote_addr();
-        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None).await };
+        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::Ended).await };
         let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
-            Some(Ok(Ok((stream, accepted)))) => self.serve_http(stream, accepted).await,
+            Some(Ok(Ok((stream, accepted, until)))) => self.serve_http(stream, accepted, until).await,
             Some(Ok(Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let may_log = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).may_log();
                 let peer = peer_address.map(tracing::field::display);
@@ -288,18 +288,18 @@ impl Connection {
         }
     }
 
-    async fn serve_http<S>(self, stream: S, accepted: Option<Accepted>)
+    async fn serve_http<S>(self, stream: S, accepted: Option<Accepted>, until: Until)
     where
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let (peer, left) = accepted.map_or((None, None), |Accepted { peer, left }| (Some(peer), left));
-        let service = self.front.for_connection(stream.connect_info(), peer);
+        let service = self.front.for_connection(stream.connect_info(), accepted);
         let mut expired = pin!(async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => pending().await,
+            match until {
+                Until::NoMore(left) | Until::Closed(left) => tokio::time::sleep(left).await,
+                Until::Ended => pending().await,
             }
         });
+        let mut goes_on = true;
         let stream = Watched::new(stream, self.preface_timeout, self.written);
         let stream = TokioIo::new(Gathered::new(stream));
         let mut connection = pin!(self.http.serve_connection(stream, service));
@@ -314,9 +314,13 @@ impl Connection {
                     return;
                 }
                 () = self.cut.cancelled() => return,
-                () = expired.as_mut() => {
-                    tracing::info!("closed a connection, since the certificate that was shown on it has expired");
-                    return;
+                () = expired.as_mut(), if goes_on => {
+                    tracing::info!("end a connection, since the certificate that was shown on it has expired");
+                    if matches!(until, Until::Closed(_)) {
+                        return;
+                    }
+                    goes_on = false;
+                    connection.as_mut().graceful_shutdown();
                 }
                 () = stopping => {
                     told = true;

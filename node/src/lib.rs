@@ -33,6 +33,7 @@ mod disk;
 pub mod fuzzing;
 mod gather;
 mod handoff;
+mod health;
 mod id;
 mod ingress;
 #[cfg(feature = "measure")]
@@ -51,7 +52,7 @@ mod status;
 mod trust;
 
 pub use app::App;
-pub use call::{Channel, Handle, Streaming, remaining};
+pub use call::{Caller, Channel, Handle, Streaming, remaining};
 pub use cluster::Failure;
 pub use config::{Secret, Sources};
 pub use id::{BadModuleName, BadNodeId, ModuleName, NodeId};
@@ -61,7 +62,7 @@ pub use module::{
 };
 pub use node::{NoService, Node, Stopped};
 pub use status::StartError;
-pub use trust::TrustError;
+pub use trust::{Client, Token, TrustError};
 
 /// An error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -69,4 +70,5 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The pages whose examples are compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/state.md")]
+#[doc = include_str!("../../docs/security.md")]
 struct Pages;

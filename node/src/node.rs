@@ -24,18 +24,19 @@ use crate::{
     admin::{self as admin_api, guard::Guarded},
     app::App,
     call::{
-        Channel, Handle, Route, Tonic,
+        self, Channel, Handle, Route, Tonic,
         dedupe::Bounds,
         slot::{ModuleFacts, Patience, Slot},
         table::Table,
     },
     cluster,
     cluster::{Cluster, Failure},
-    config::{Listen, Loaded, Settings, UnmarkedModules},
+    config::{Listen, Loaded, Settings},
     handoff::{
         checkpoint::Checkpoints,
         driver::{Driver, Order, Runnable, Surroundings},
     },
+    health::{self, Phase},
     id::ModuleName,
     ingress::{Front, Server},
     membership::{Hosted, Instance},
@@ -44,7 +45,7 @@ use crate::{
     placement::{spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
-    trust::{self, Acceptor, Admission, Seal, Trust},
+    trust::{self, Acceptor, Admission, Seal, Trust, callers::CallPolicy},
 };
 
 /// A running node: the modules of a program that are placed on it, and the listeners for clients, nodes and operators.
@@ -52,6 +53,8 @@ use crate::{
 /// Dropping it ends everything at once; [`Node::stop`] hands over and lets calls finish.
 #[derive(Debug)]
 pub struct Node {
+    phase: watch::Sender<Phase>,
+    health_address: Option<SocketAddr>,
     facts: Arc<Facts>,
     ingress: Server,
     admin: Option<Server>,
@@ -96,30 +99,40 @@ impl Node {
         let trust = Trust::load(&loaded.settings, &name)?;
         let seal = Seal::load(&loaded.settings.trust)?;
         let admission = Admission::load(admin, &trust)?;
+        let callers = CallPolicy::load(&loaded.settings.callers, ingress.unmarked_modules, services(&app, &program))?;
         let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
         let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
         let cluster_listen = Bound::to(cluster.listen, origin("cluster.listen"))?.listen()?;
+        let health_listen = loaded.settings.health.listen;
+        let health_listen = health_listen.map(|listen| Bound::to(listen, origin("health.listen"))).transpose()?;
+        let health_listen = health_listen.map(Bound::listen).transpose()?;
         let Loaded { settings, modules: configs, .. } = loaded;
 
         let waits = Arc::new(Waits::new(NODES.fetch_add(1, Ordering::Relaxed), program.names.clone()));
         let hinted = Arc::new(Notify::new());
         let patience = Patience { wait: settings.cluster.call_wait.get(), most: settings.cluster.max_waiting_calls };
-        let facts = Arc::new(Facts::new(&app, &program, patience, &hinted));
+        let facts = Arc::new(Facts::new(&app, &program, &callers, patience, &hinted));
         let modules = runnables(&app, &program, configs, &facts, &waits);
         let (health, health_server) = health_reporter();
         let own = [Arc::new(Slot::built_in(HEALTH, Box::new(Tonic(health_server))))];
         // The application's come last, so that a module may bring a health service of its own.
         let slots = modules.values().flat_map(|module| module.slots.iter().cloned());
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
-        let reflection = Arc::new(reflection(&app, &table, settings.ingress.unmarked_modules));
+        let reflection = Arc::new(reflection(&app, &table, callers.clone()));
 
         let declared = declared(&app, &program);
         // From the start: what keeps the node from joining may be in one of them.
         let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
         let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
-        let followed: Vec<_> = followed.collect();
+        let followed: Vec<_> = followed.chain(callers.follows()).collect();
         let mut tasks = JoinSet::new();
         tasks.spawn(trust::follow(followed.clone()));
+        // From the start, too: a node that waits for its cluster is alive.
+        let phase = watch::Sender::new(Phase::Joining);
+        let health_address = health_listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = health_listen {
+            tasks.spawn(health::serve(listener, phase.subscribe()));
+        }
 
         let joining = cluster::Joining {
             application: &app.name,
@@ -135,6 +148,7 @@ impl Node {
             reflection: Arc::clone(&reflection),
         };
         let cluster = Cluster::join(joining).await?;
+        phase.send_replace(Phase::Starting);
 
         let max_state = settings.cluster.max_state_size.bytes();
         let checkpointed = app.modules.iter().any(|module| module.state == StateClass::Checkpointed);
@@ -190,7 +204,7 @@ impl Node {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
         let origins = settings.ingress.grpc_web.then_some(settings.ingress.grpc_web_origins.as_slice());
-        let front = Front::new(Arc::clone(&served), origins, settings.ingress.unmarked_modules);
+        let front = Front::new(Arc::clone(&served), origins, callers);
         let ingress = Server::start(listen.listen()?, tls, front.clone(), &settings.ingress);
         facts.serving(&ingress, front.calls().clone(), settings.ingress.tls.is_some());
         facts.cluster.set((cluster.me().node.to_string(), cluster.address())).ok();
@@ -198,7 +212,7 @@ impl Node {
             Some(bound) => {
                 let operators = admin_api::server(Arc::clone(&facts), cluster.view());
                 let api = Slot::built_in(ADMIN, Box::new(Guarded { api: Tonic(operators), admission }));
-                let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None, UnmarkedModules::Serve);
+                let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None, CallPolicy::default());
                 Some(Server::start(bound.listen()?, Acceptor::for_operators(&trust), front, &settings.ingress))
             }
             None => None,
@@ -210,7 +224,21 @@ impl Node {
             connections: Arc::clone(&ingress.connections),
         };
         tasks.spawn(cluster.announce(serving));
-        Ok(Self { facts, ingress, admin, health, served, settings, table, orders, cluster, _tasks: tasks })
+        phase.send_replace(Phase::Serving);
+        Ok(Self {
+            phase,
+            health_address,
+            facts,
+            ingress,
+            admin,
+            health,
+            served,
+            settings,
+            table,
+            orders,
+            cluster,
+            _tasks: tasks,
+        })
     }
 
     /// Where clients connect, with the port that was chosen if the setting said 0.
@@ -223,6 +251,12 @@ impl Node {
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(|server| server.address)
+    }
+
+    /// Where an orchestrator asks whether it is well, where that was set.
+    #[must_use]
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_address
     }
 
     /// Where other nodes connect.
@@ -275,6 +309,7 @@ impl Node {
     pub async fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.settings.node.stop_timeout.get();
         self.facts.stopping.set(()).ok();
+        self.phase.send_replace(Phase::Stopping);
         self.cluster.go();
         // Half of the time: what can't be handed over must not use up what calls in flight need.
         let handed_over = Instant::now() + self.settings.node.stop_timeout.get() / 2;
@@ -374,11 +409,18 @@ fn runnables(
             class: module.state,
             checkpoint_every: module.checkpoint_every,
             facts: Arc::clone(&entry.shared),
+            declared: Arc::new(call::Declared { module: name.clone(), calls: program.calls[name].clone() }),
             slots: slots.collect(),
         };
         (name.clone(), runnable)
     });
     runnable.collect()
+}
+
+/// The services of each module.
+fn services(app: &App, program: &Program) -> BTreeMap<ModuleName, Vec<String>> {
+    let services = app.modules.iter().map(|module| module.services.iter().map(ToString::to_string).collect());
+    program.names.iter().cloned().zip(services).collect()
 }
 
 /// What the cluster should know of each module.
@@ -391,10 +433,10 @@ fn declared(app: &App, program: &Program) -> BTreeMap<ModuleName, Declared> {
     program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
 }
 
-fn reflection(app: &App, table: &Table, unmarked: UnmarkedModules) -> Reflection {
+fn reflection(app: &App, table: &Table, callers: CallPolicy) -> Reflection {
     let services = table.slots().cloned().collect();
     let given = app.modules.iter().flat_map(|module| module.descriptors.iter().copied());
-    Reflection::new(services, unmarked, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
+    Reflection::new(services, callers, given.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]).collect())
 }
 
 /// The table of the ingress: the node's, and server reflection on what is in it.
@@ -442,16 +484,17 @@ impl Facts {
     /// Of a program that does not run.
     pub(crate) fn declared(app: &App, program: &Program) -> DescribeResponse {
         let patience = Patience { wait: Duration::ZERO, most: 0 };
-        Self::new(app, program, patience, &Arc::default()).describe_as(|_| "declared")
+        Self::new(app, program, &CallPolicy::default(), patience, &Arc::default()).describe_as(|_| "declared")
     }
 
-    fn new(app: &App, program: &Program, patience: Patience, hinted: &Arc<Notify>) -> Self {
+    fn new(app: &App, program: &Program, callers: &CallPolicy, patience: Patience, hinted: &Arc<Notify>) -> Self {
         let modules = app.modules.iter().zip(&program.names).map(|(module, name)| ModuleEntry {
             // What can't travel stays with its module, which does not move by itself.
             shared: ModuleFacts::new(
                 name.clone(),
                 module.state.is_some(),
                 module.exposed,
+                callers.clone(),
                 patience,
                 Arc::clone(hinted),
             ),

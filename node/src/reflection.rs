@@ -16,9 +16,9 @@ use crate::{
         Tonic,
         slot::{Local, Slot, Target},
     },
-    config::UnmarkedModules,
     module::descriptors_of,
     status::StartError,
+    trust::callers::CallPolicy,
 };
 
 /// The names of the two services, of which clients use the one or the other.
@@ -31,7 +31,7 @@ pub(crate) struct Reflection {
     /// Every service.
     services: Vec<Arc<Slot>>,
     /// Which of them clients hear of.
-    unmarked: UnmarkedModules,
+    callers: CallPolicy,
     /// Registered by hand, and those of the node's own services.
     given: Vec<&'static [u8]>,
     learned: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -40,7 +40,7 @@ pub(crate) struct Reflection {
 
 impl Reflection {
     /// Tells of these services; `given` are encoded descriptors that are known without a server.
-    pub(crate) fn new(services: Vec<Arc<Slot>>, unmarked: UnmarkedModules, given: Vec<&'static [u8]>) -> Self {
+    pub(crate) fn new(services: Vec<Arc<Slot>>, callers: CallPolicy, given: Vec<&'static [u8]>) -> Self {
         for slot in &services {
             let said = |set: &&&[u8]| deliveries(set, slot.service()).is_ok_and(|methods| !methods.is_empty());
             if let Some(set) = given.iter().find(said) {
@@ -48,7 +48,7 @@ impl Reflection {
             }
         }
         let slots = SERVICES.map(|service| Arc::new(Slot::built_in_later(service)));
-        Self { services, unmarked, given, learned: Mutex::default(), slots }
+        Self { services, callers, given, learned: Mutex::default(), slots }
     }
 
     pub(crate) fn slots(&self) -> &[Arc<Slot>; 2] {
@@ -101,7 +101,7 @@ impl Reflection {
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure();
             let builder = sets.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
-            let told = self.services.iter().filter(|slot| self.unmarked.refuses(slot.exposed()).is_none());
+            let told = self.services.iter().filter(|slot| self.callers.exposes(slot.module(), slot.exposed()));
             told.fold(builder, |builder, slot| builder.with_service_name(slot.service()))
         };
         let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());

@@ -9,7 +9,7 @@ use crate::{
     call::placed,
     id::{Epoch, ModuleName, NodeId},
     placement::{document::Fault, log::ProposeError, state::Refused},
-    trust::operators::Forbidden,
+    trust::{callers, operators::Forbidden},
 };
 
 /// Why the framework, not a module, ended a call.
@@ -23,8 +23,8 @@ pub(crate) enum CallError {
     UnknownService(String),
     #[error("`{0}` is not the path of a gRPC method; a path reads /package.Service/Method")]
     NotAMethod(String),
-    #[error("clients may not call module `{module}`: {why}")]
-    NotForClients { module: ModuleName, why: &'static str },
+    #[error("{0}")]
+    Refused(#[from] callers::Refused),
     #[error("module `{0}` has stopped")]
     Stopped(ModuleName),
     #[error("factories wait for each other: {}", chain(.0))]
@@ -86,7 +86,7 @@ impl CallError {
         match self {
             Self::UnknownService(_)
             | Self::NotAMethod(_)
-            | Self::NotForClients { .. }
+            | Self::Refused(_)
             | Self::Stopped(_)
             | Self::WaitCycle(_)
             | Self::TooDeep(_)
@@ -119,7 +119,10 @@ impl CallError {
             Self::Panicked => "panicked",
             Self::UnknownService(_) => "unknown-service",
             Self::NotAMethod(_) => "not-a-method",
-            Self::NotForClients { .. } => "not-for-clients",
+            Self::Refused(callers::Refused::Token(_)) => "bad-token",
+            Self::Refused(callers::Refused::Nameless(_)) => "unauthenticated",
+            Self::Refused(callers::Refused::Client { .. }) => "not-for-clients",
+            Self::Refused(callers::Refused::Module { .. }) => "not-for-module",
             Self::Stopped(_) => "stopped",
             Self::WaitCycle(_) => "wait-cycle",
             Self::TooDeep(_) => "too-deep",
@@ -173,7 +176,10 @@ impl From<CallError> for Status {
             | CallError::LeaseLost { .. }
             | CallError::Fenced { .. }
             | CallError::Interrupted { .. } => Code::Unavailable,
-            CallError::NotForClients { .. } => Code::PermissionDenied,
+            CallError::Refused(callers::Refused::Token(_) | callers::Refused::Nameless(_)) => Code::Unauthenticated,
+            CallError::Refused(callers::Refused::Client { .. } | callers::Refused::Module { .. }) => {
+                Code::PermissionDenied
+            }
             CallError::Malformed(_) => Code::InvalidArgument,
             CallError::TooManyWaiting { .. } | CallError::TooManyKept { .. } => Code::ResourceExhausted,
             CallError::WaitCycle(_) | CallError::AnswerNotKept { .. } => Code::FailedPrecondition,
@@ -391,7 +397,10 @@ mod tests {
             CallError::Panicked,
             CallError::UnknownService("shop.v1.Cart".to_owned()),
             CallError::NotAMethod("/".to_owned()),
-            CallError::NotForClients { module: module(), why: "it is internal" },
+            callers::Refused::Token(callers::BadToken::Expired).into(),
+            callers::Refused::Nameless(module()).into(),
+            callers::Refused::Client { module: module(), why: "it is internal" }.into(),
+            callers::Refused::Module { from: module(), module: module(), why: "".into() }.into(),
             CallError::Stopped(module()),
             CallError::WaitCycle(vec![module()]),
             CallError::TooDeep(64),

@@ -12,14 +12,20 @@
 //! **Invariant:** with certificates, nothing is said to, or heard from, somebody whose certificate an authority of the
 //! cluster has not signed for a role in it.
 
+pub(crate) mod callers;
+mod client;
 mod files;
 pub(crate) mod operators;
+pub(crate) mod policy;
 #[cfg_attr(feature = "simulation", expect(dead_code, reason = "a simulated machine hands on messages as they are"))]
 pub(crate) mod sealed;
 mod tls;
+pub(crate) mod tokens;
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use callers::Certified;
+pub use client::{Client, Token};
 pub(crate) use files::Follows;
 use files::{File, FromFiles};
 use hyper_util::rt::TokioIo;
@@ -42,7 +48,7 @@ use tonic::{Request, Status, transport::Uri};
 
 use crate::{
     clock,
-    config::{AdminSettings, PlainGossip, Settings, TlsSettings, TrustSettings},
+    config::{AdminSettings, ClientCertificates, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
     net::TcpStream,
@@ -344,11 +350,24 @@ fn in_words(error: io::Error) -> io::Error {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer(pub(crate) Identity);
 
-/// Whom a connection is with, and for how long that may be.
-pub(crate) struct Accepted {
-    pub(crate) peer: Peer,
-    /// Nodes' connections go on: they end with the node, or when it has to make new ones.
-    pub(crate) left: Option<Duration>,
+/// Whom a connection is with.
+#[derive(Debug, Clone)]
+pub(crate) enum Accepted {
+    /// A node or an operator.
+    Peer(Peer),
+    Client(Certified),
+}
+
+/// What is to be done when the certificate that was shown expires. Nodes' connections go on: they end with the node, or when
+/// it has to make new ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    /// Nothing.
+    Ended,
+    /// After that, no more calls; those that are under way go on.
+    NoMore(Duration),
+    /// After that, nothing goes on.
+    Closed(Duration),
 }
 
 /// Lets a node speak for itself, and for nobody else.
@@ -384,17 +403,21 @@ enum Kind {
 }
 
 impl Acceptor {
-    /// For clients, who need no certificate.
+    /// For clients, who may or have to show a certificate where there are those who sign theirs.
     ///
     /// # Errors
     /// A file that can't be used.
     pub(crate) fn for_clients(settings: &TlsSettings) -> Result<Self, TrustError> {
-        let files = vec![
+        let mut files = vec![
             File::new("ingress.tls.certificate", &settings.certificate),
             File::new("ingress.tls.key", &settings.key),
         ];
         warn_if_open(&files[1]);
-        FromFiles::load(files, tls::for_clients).map(|config| Self(Kind::Clients(Arc::new(config))))
+        files
+            .extend(settings.client_authorities.as_ref().map(|path| File::new("ingress.tls.client_authorities", path)));
+        let required = settings.client_certificates == ClientCertificates::Required;
+        let build = move |files: &[File], contents: &[Vec<u8>]| tls::for_clients(files, contents, required);
+        FromFiles::load(files, build).map(|config| Self(Kind::Clients(Arc::new(config))))
     }
 
     /// For other nodes; none where everything is believed.
@@ -422,26 +445,36 @@ impl Acceptor {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
-    ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>)> {
+    ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
+        let left = |expires: Option<Duration>| {
+            expires.map(|expires| expires.saturating_sub(Duration::from_millis(clock::wall().0)))
+        };
         let credentials = match &self.0 {
             Kind::Clients(config) => {
                 let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
-                return Ok((stream, None));
+                let Some(shown) = stream.get_ref().1.peer_certificates() else {
+                    return Ok((stream, None, Until::Ended));
+                };
+                let mutual::Shown { name, expires } = mutual::shown(shown).map_err(refused)?;
+                let until = left(Some(expires)).map_or(Until::Ended, Until::NoMore);
+                let client = Certified(Arc::new(Client::new(Some(name), None)));
+                return Ok((stream, Some(Accepted::Client(client)), until));
             }
             Kind::Nodes(credentials) | Kind::Operators(credentials) => credentials.current(),
         };
         let stream = TlsAcceptor::from(Arc::clone(&credentials.server)).accept(stream).await.map_err(in_words)?;
         let shown = stream.get_ref().1.peer_certificates();
         let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
-        let now = Duration::from_millis(clock::wall().0);
-        let left = mutual::expires(shown).map(|expires| expires.saturating_sub(now));
-        let left = left.filter(|_| matches!(self.0, Kind::Operators(_)));
+        let until = match &self.0 {
+            Kind::Operators(_) => left(mutual::expires(shown)).map_or(Until::Ended, Until::Closed),
+            _ => Until::Ended,
+        };
         let may =
             matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(_), Role::Operator(_)));
         if !may {
             return Err(refused(format!("{peer} may not connect here")));
         }
-        Ok((stream, Some(Accepted { peer: Peer(peer), left })))
+        Ok((stream, Some(Accepted::Peer(Peer(peer))), until))
     }
 }
 

@@ -47,6 +47,8 @@ pub mod metadata {
     pub const FENCE: &str = "outpost-fence";
     /// The modules that a call has come through: a set of 128 bits in hexadecimal, one for each module's name.
     pub const CHAIN: &str = "outpost-chain";
+    /// Who has begun a call, where the node at which it came in knows: an `outpost.cluster.v1.Client`.
+    pub const CLIENT: &str = "outpost-client-bin";
     /// How many calls a call is nested in.
     pub const DEPTH: &str = "outpost-depth";
     /// On an answer: the module is elsewhere now, as `EPOCH NODE`.

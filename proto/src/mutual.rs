@@ -143,6 +143,65 @@ pub fn expires(shown: Option<&[CertificateDer<'_>]>) -> Option<Duration> {
     read(shown?.first()?).ok().map(|named| named.expires)
 }
 
+/// What a client's certificate says, which any authority may have signed that is trusted for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its first URI, or else its first DNS name, or else its common name.
+    pub name: String,
+    /// When it expires, since 1970.
+    pub expires: Duration,
+}
+
+/// What the first of the certificates says that a client has shown.
+///
+/// # Errors
+/// Why it names nobody, in words.
+pub fn shown(certificates: &[CertificateDer<'_>]) -> Result<Shown, String> {
+    /// A name travels with each call.
+    const LONGEST: usize = 1024;
+    let certificate = certificates.first().ok_or("it shows no certificate")?;
+    let (_, certificate) = parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names = names.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+    let uri = names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let dns = || {
+        names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) => Some(*name),
+            _ => None,
+        })
+    };
+    let common = || certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    let name = uri.or_else(dns).or_else(common).filter(|name| !name.is_empty() && name.len() <= LONGEST);
+    let name = name.ok_or("its certificate has no URI, DNS name or common name of 1 to 1024 bytes")?.to_owned();
+    Ok(Shown { name, expires: since_1970(certificate.validity().not_after) })
+}
+
+/// What asks clients for a certificate that one of `authorities` (in PEM) has signed; those that have none are let in too,
+/// unless it is `required`.
+///
+/// # Errors
+/// What is wrong with the authorities, in words.
+pub fn clients_verifier(
+    authorities: &[u8],
+    provider: Arc<CryptoProvider>,
+    required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(authorities)? {
+        roots.add(authority).map_err(|error| told(&error))?;
+    }
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let clients = if required { clients } else { clients.allow_unauthenticated() };
+    clients.build().map_err(|error| error.to_string())
+}
+
+fn since_1970(time: ASN1Time) -> Duration {
+    Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+}
+
 /// What a certificate says.
 struct Named {
     identity: Identity,
@@ -164,9 +223,8 @@ fn read(certificate: &CertificateDer<'_>) -> Result<Named, String> {
         return Err("it names no URI that says whom it is for, or more than one".to_owned());
     };
     let identity = uri.parse::<Identity>().map_err(|error| error.to_string())?;
-    let seconds = |time: ASN1Time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default());
     let validity = certificate.validity();
-    Ok(Named { identity, from: seconds(validity.not_before), expires: seconds(validity.not_after) })
+    Ok(Named { identity, from: since_1970(validity.not_before), expires: since_1970(validity.not_after) })
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -92,6 +92,22 @@ impl Authority {
         &self.pem
     }
 
+    /// Signs a certificate for a server on this machine.
+    ///
+    /// # Panics
+    /// When there is no place for its files.
+    #[must_use]
+    pub fn server_files(&self) -> Files {
+        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let name = format!("{:x}", rand::random::<u64>());
+        Files {
+            certificate: self.write(&format!("{name}.pem"), &certificate.pem()),
+            key: self.write(&format!("{name}.key"), &key.serialize_pem()),
+        }
+    }
+
     /// Signs a certificate for this URI.
     ///
     /// # Panics

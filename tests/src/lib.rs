@@ -16,6 +16,7 @@ pub mod processes;
 pub mod proxy;
 pub mod store;
 pub mod tally;
+pub mod tokens;
 pub mod wait;
 pub mod witness;
 
@@ -28,7 +29,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use outpost::{App, BoxError, Module};
+use outpost::{App, BoxError, Caller, Client, Module};
 use tokio::sync::Notify;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -116,6 +117,17 @@ fn wall_clock_us() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros())
 }
 
+/// `certificate CN, token SUBJECT (SCOPES), through relay`, what there is of it; or `nobody`.
+fn describe(caller: &Caller) -> String {
+    let client = caller.client();
+    let certificate = client.and_then(Client::certificate).map(|name| format!("certificate {name}"));
+    let token = client.and_then(Client::token);
+    let token = token.map(|token| format!("token {} ({})", token.subject(), token.scopes().join(" ")));
+    let relayed = caller.may_have_come_through("relay").then(|| "through relay".to_owned());
+    let all: Vec<String> = certificate.into_iter().chain(token).chain(relayed).collect();
+    if all.is_empty() { "nobody".to_owned() } else { all.join(", ") }
+}
+
 impl Obedient {
     async fn answer(&self, ask: Ask) -> Result<Answer, Status> {
         let mut text = None;
@@ -126,6 +138,10 @@ impl Obedient {
             Deed::Hang => std::future::pending().await,
             Deed::TellDeadline => outpost::remaining().map_or(-1, |left| left.as_millis() as i64),
             Deed::FailWithOk => return Err(Status::ok("not an error")),
+            Deed::TellClient => {
+                text = Some(describe(&Caller::current()));
+                0
+            }
             Deed::TellProcess => {
                 text = Some(wall_clock_us().to_string());
                 i64::from(std::process::id())

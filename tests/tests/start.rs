@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,7 +18,9 @@ use outpost::{
     services,
 };
 use outpost_tests::{
-    Obedient, app, relay,
+    Obedient, app,
+    cluster::free_address,
+    relay,
     v1::{
         Answer, Ask, KindsHandle, RelayHandle,
         kinds_client::KindsClient,
@@ -29,7 +31,11 @@ use outpost_tests::{
     wait::{until, within},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Notify,
+};
 use tonic::{Request, Response, Status, Streaming, service::LayerExt as _, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest,
@@ -260,7 +266,9 @@ async fn three_factories_in_a_circle_are_named() {
         kinds.unary(Ask::default()).await?;
         health().await
     }
-    let error = start_error(program().module("a", first).module("b", second).module("c", third)).await;
+    let error =
+        start_error(program().module("a", first).with(Module::new("b", second).depends_on("c")).module("c", third))
+            .await;
     let StartError::FactoryCycle(circle) = &error else { panic!("{error:?}") };
     let mut circle = names(circle);
     assert_eq!((circle.len(), circle.first()), (4, circle.last()), "{circle:?}");
@@ -299,7 +307,10 @@ async fn a_factory_that_is_called_back_does_not_hang() {
         HealthClient::new(context.channel()).check(HealthCheckRequest::default()).await?;
         told().await
     }
-    let error = start_error(program().module("asked-back", asked_back).module("asks", asks)).await;
+    let error = start_error(
+        program().module("asked-back", asked_back).with(Module::new("asks", asks).depends_on("asked-back")),
+    )
+    .await;
     let StartError::FactoryCycle(circle) = &error else { panic!("{error:?}") };
     assert!(names(circle).contains(&"asks"), "{circle:?}");
 }
@@ -819,4 +830,54 @@ async fn a_stopped_node_answers_its_handles() {
         assert_eq!(status.code(), tonic::Code::Unavailable);
         assert!(status.message().contains("`kinds`"), "{status:?}");
     }
+}
+
+/// What the node says by plain HTTP: the status, and the text.
+async fn probe(at: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(at).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    Ok((head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned()))
+}
+
+#[tokio::test]
+async fn an_orchestrator_is_told_whether_a_node_is_alive_and_whether_it_serves() {
+    let at = free_address();
+    let waiting = Sources::on_free_ports().set("health.listen", &at.to_string());
+    // Two of the three are never there.
+    let waiting = waiting.set("cluster.initial_voters", "[\"node-1\", \"node-2\", \"node-3\"]");
+    let node = app(Obedient::default());
+    tokio::select! {
+        started = node.start(&waiting) => panic!("it has no cluster: {started:?}"),
+        () = async {
+            let alive = async || match probe(at, "/livez").await {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            };
+            until("the first answer", alive).await;
+            let (status, text) = probe(at, "/readyz").await.unwrap();
+            assert_eq!((status, &*text), (503, "it has not joined its cluster yet\n"));
+        } => {}
+    }
+
+    let node =
+        app(Obedient::default()).start(&Sources::on_free_ports().set("health.listen", "127.0.0.1:0")).await.unwrap();
+    let at = node.health_address().unwrap();
+    assert_eq!(probe(at, "/readyz").await.unwrap().0, 200);
+    let mut client = KindsClient::connect(format!("http://{}", node.ingress_address())).await.unwrap();
+    let (asks, requests) = tokio::sync::mpsc::channel(1);
+    let open = client.bidi(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+    let unready = async || match probe(at, "/readyz").await {
+        Ok((503, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    let ask = async {
+        until("it to stop", unready).await;
+        assert_eq!(probe(at, "/livez").await.unwrap().0, 200, "a call is still under way");
+        drop((asks, open));
+    };
+    let (stopped, ()) = within("the stop", async { tokio::join!(node.stop(), ask) }).await;
+    assert_eq!(stopped, Stopped { calls_cut: 0, tasks_cut: 0 });
 }

@@ -25,6 +25,11 @@ impl Chain {
         Self(self.0 | other.0)
     }
 
+    /// Whether all of another set seems to be in it.
+    pub(crate) fn may_have(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -1,6 +1,7 @@
 //! The node's in-process channel.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
@@ -9,7 +10,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tonic::{Status, body::Body};
 
-use super::{table::Table, wire};
+use super::{slot::Slot, table::Table, wire};
+use crate::{id::ModuleName, status::CallError};
 
 /// A transport for any tonic client, to whatever module serves the path: `CartClient::new(channel)`. Cheap to clone.
 ///
@@ -18,11 +20,33 @@ use super::{table::Table, wire};
 #[derive(Debug, Clone)]
 pub struct Channel {
     table: Arc<Table>,
+    from: Option<Arc<Declared>>,
+}
+
+/// A module, and those that it declares that it calls.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) module: ModuleName,
+    pub(crate) calls: BTreeSet<ModuleName>,
 }
 
 impl Channel {
     pub(crate) fn new(table: Arc<Table>) -> Self {
-        Self { table }
+        Self { table, from: None }
+    }
+
+    /// The channel of a module.
+    pub(crate) fn of_module(from: Arc<Declared>, table: Arc<Table>) -> Self {
+        Self { table, from: Some(from) }
+    }
+
+    /// Whether a call may be made.
+    fn may_call(&self, slot: &Slot, path: &str) -> Result<(), CallError> {
+        let Some(from) = self.from.as_ref().filter(|_| !slot.is_built_in()) else { return Ok(()) };
+        if from.module != *slot.module() && !from.calls.contains(slot.module()) {
+            slot.undeclared(&from.module)?;
+        }
+        slot.admits_module(&from.module, path)
     }
 }
 
@@ -36,7 +60,9 @@ impl tower::Service<http::Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match self.table.find(request.uri().path()) {
+        let path = request.uri().path();
+        let found = self.table.find(path).and_then(|slot| self.may_call(slot, path).map(|()| slot));
+        match found {
             Ok(slot) => {
                 let slot = Arc::clone(slot);
                 Box::pin(async move { Ok(wire::serve_here(slot, request).await) })

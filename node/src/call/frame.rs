@@ -4,6 +4,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use super::{
     placed::{self, Arrival},
     slot::{Request, Response},
 };
-use crate::id::Epoch;
+use crate::{id::Epoch, trust::Client};
 
 /// The largest message that travels so. Larger ones gain little, and would hold up small ones.
 pub(crate) const MOST: usize = 32 << 10;
@@ -113,7 +114,7 @@ fn broken(head: &HeaderMap, status: Status) -> Reply {
 pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes, way: Arrival) -> CarriedCall {
     let path = Bytes::copy_from_slice(path.as_str().as_bytes());
     let mut fields = fields(headers);
-    let head = (way.hops == 1).then(|| head(way, None));
+    let head = (way.hops == 1).then(|| head(way.clone(), None));
     if head.is_none() {
         let mut told = HeaderMap::new();
         placed::tell_way(&mut told, way);
@@ -126,7 +127,8 @@ pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes, way: A
 pub(crate) fn head(way: Arrival, left: Option<Duration>) -> CarriedHead {
     let (chain_low, chain_high) = way.chain.to_bits();
     let timeout_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-    CarriedHead { epoch: way.epoch.0, depth: way.depth.into(), chain_low, chain_high, timeout_us }
+    let client = way.client.map(|client| client.encoded().clone()).unwrap_or_default();
+    CarriedHead { epoch: way.epoch.0, depth: way.depth.into(), chain_low, chain_high, timeout_us, client }
 }
 
 /// Fields as they travel.
@@ -144,7 +146,7 @@ pub(crate) fn request(call: CarriedCall) -> Result<Request, Malformed> {
     let mut request = http::Request::new(body);
     *request.headers_mut() = headers(fields)?;
     if let Some(head) = head {
-        write_head(&head, request.headers_mut());
+        write_head(head, request.headers_mut());
     }
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
@@ -171,14 +173,12 @@ pub(crate) fn small_enough(answer: &CarriedAnswer) -> bool {
 }
 
 /// What the head of a call says, as fields.
-fn write_head(head: &CarriedHead, headers: &mut HeaderMap) {
-    let CarriedHead { epoch, depth, chain_low, chain_high, timeout_us } = *head;
+fn write_head(head: CarriedHead, headers: &mut HeaderMap) {
+    let CarriedHead { epoch, depth, chain_low, chain_high, timeout_us, client } = head;
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/grpc"));
     let depth = u8::try_from(depth).unwrap_or(u8::MAX);
-    placed::tell_way(
-        headers,
-        Arrival { hops: 1, epoch: Epoch(epoch), depth, chain: Chain::from_bits(chain_low, chain_high) },
-    );
+    let (chain, client) = (Chain::from_bits(chain_low, chain_high), Client::decode(client).map(Arc::new));
+    placed::tell_way(headers, Arrival { hops: 1, epoch: Epoch(epoch), depth, chain, client });
     if let Some(left) = timeout_us {
         headers.insert(deadline::HEADER, deadline::format(Duration::from_micros(left)));
     }
@@ -336,8 +336,9 @@ mod tests {
         let mut expected = headers.clone();
         expected.remove(header::TE);
         for hops in 1..3 {
-            let way = Arrival { hops, epoch: Epoch(9), depth: 2, chain: Chain::of("cart") };
-            let sent = call(&path, &headers, Bytes::from_static(b"body"), way);
+            let client = Some(Arc::new(Client::new(Some("web".to_owned()), None)));
+            let way = Arrival { hops, epoch: Epoch(9), depth: 2, chain: Chain::of("cart"), client };
+            let sent = call(&path, &headers, Bytes::from_static(b"body"), way.clone());
             let mut arrived = request(CarriedCall::decode(&*sent.encode_to_vec()).unwrap()).unwrap();
             assert_eq!(arrived.uri().path(), "/shop.v1.Cart/Add");
             assert_eq!((arrived.method(), arrived.version()), (&Method::POST, Version::HTTP_2));
@@ -350,11 +351,14 @@ mod tests {
     #[test]
     fn a_head_says_what_fields_would() {
         let (chain_low, chain_high) = Chain::of("cart").to_bits();
-        let head = CarriedHead { epoch: 7, depth: 300, chain_low, chain_high, timeout_us: Some(1500) };
+        let client = Client::new(Some("web".to_owned()), None);
+        let told = client.encoded().clone();
+        let head = CarriedHead { epoch: 7, depth: 300, chain_low, chain_high, timeout_us: Some(1500), client: told };
         let call = CarriedCall { path: Bytes::from_static(b"/a/B"), head: Some(head), ..CarriedCall::default() };
         let mut arrived = request(CarriedCall::decode(&*call.encode_to_vec()).unwrap()).unwrap();
         let way = Arrival::take(arrived.headers_mut());
-        assert_eq!(way, Arrival { hops: 1, epoch: Epoch(7), depth: u8::MAX, chain: Chain::of("cart") });
+        let client = Some(Arc::new(client));
+        assert_eq!(way, Arrival { hops: 1, epoch: Epoch(7), depth: u8::MAX, chain: Chain::of("cart"), client });
         assert_eq!(
             arrived.headers(),
             &header_map(&[("content-type", "application/grpc"), ("grpc-timeout", "1500000n")])

@@ -7,7 +7,10 @@ use std::sync::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use outpost_proto::keys::metadata as keys;
-use tonic::Status;
+use tonic::{
+    Status,
+    metadata::{Binary, MetadataMap, MetadataValue},
+};
 
 use super::{
     chain::Chain,
@@ -15,7 +18,10 @@ use super::{
     replay::Replay,
     slot::{Local, Request, Response},
 };
-use crate::id::{Epoch, NodeId};
+use crate::{
+    id::{Epoch, NodeId},
+    trust::Client,
+};
 
 /// A call makes at most so many hops. Epochs along its way rise, so it could not go in circles anyhow.
 pub(crate) const MAX_HOPS: u8 = 3;
@@ -24,6 +30,7 @@ const HOPS: HeaderName = HeaderName::from_static(keys::HOPS);
 const EPOCH: HeaderName = HeaderName::from_static(keys::EPOCH);
 const DEPTH: HeaderName = HeaderName::from_static(keys::DEPTH);
 const FENCE: HeaderName = HeaderName::from_static(keys::FENCE);
+const CLIENT: HeaderName = HeaderName::from_static(keys::CLIENT);
 const CHAIN: HeaderName = HeaderName::from_static(keys::CHAIN);
 const MOVED: HeaderName = HeaderName::from_static(keys::MOVED);
 const OUTCOME: HeaderName = HeaderName::from_static(keys::OUTCOME);
@@ -44,7 +51,7 @@ pub(crate) struct Placed {
 }
 
 /// What a call that came from another node brings along. The default is that of one which begins here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Arrival {
     pub(crate) hops: u8,
     /// The epoch that it was routed by.
@@ -53,6 +60,8 @@ pub(crate) struct Arrival {
     pub(crate) depth: u8,
     /// The modules that it has come through.
     pub(crate) chain: Chain,
+    /// Who has begun it, where that is known.
+    pub(crate) client: Option<Arc<Client>>,
 }
 
 /// Where a call goes.
@@ -111,7 +120,7 @@ impl Placed {
 
     /// Whether a call may go on from here. Along its way epochs rise, so that two nodes with different views can't send
     /// it to and fro.
-    pub(crate) fn may_forward(&self, arrival: Arrival) -> bool {
+    pub(crate) fn may_forward(&self, arrival: &Arrival) -> bool {
         arrival.hops == 0 || (arrival.hops < MAX_HOPS && self.epoch > arrival.epoch)
     }
 }
@@ -120,9 +129,11 @@ impl Placed {
 pub(crate) struct Attempt<'a> {
     pub(crate) link: &'a Arc<Link>,
     pub(crate) epoch: Epoch,
-    pub(crate) arrival: Arrival,
+    /// How many hops it has made.
+    pub(crate) hops: u8,
     pub(crate) depth: u8,
     pub(crate) chain: Chain,
+    pub(crate) client: Option<Arc<Client>>,
     /// One message is all that either side sends.
     pub(crate) unary: bool,
 }
@@ -170,10 +181,11 @@ impl Attempt<'_> {
     /// Sends the request. Of the answer only the headers are looked at.
     pub(crate) async fn send(&self, request: Request) -> Tried {
         let way = Arrival {
-            hops: self.arrival.hops.saturating_add(1),
+            hops: self.hops.saturating_add(1),
             epoch: self.epoch,
             depth: self.depth,
             chain: self.chain,
+            client: self.client.clone(),
         };
         match self.link.send(prepared(request), way, self.unary).await {
             Ok(response) => Tried::Answered(response),
@@ -197,7 +209,7 @@ fn prepared(mut request: Request) -> Request {
 }
 
 /// Writes what [`Arrival::take`] takes out.
-pub(super) fn tell_way(headers: &mut HeaderMap, Arrival { hops, epoch, depth, chain }: Arrival) {
+pub(super) fn tell_way(headers: &mut HeaderMap, Arrival { hops, epoch, depth, chain, client }: Arrival) {
     headers.insert(HOPS, number(u64::from(hops)));
     headers.insert(EPOCH, number(epoch.0));
     headers.insert(DEPTH, number(u64::from(depth)));
@@ -205,6 +217,12 @@ pub(super) fn tell_way(headers: &mut HeaderMap, Arrival { hops, epoch, depth, ch
         && let Ok(chain) = HeaderValue::try_from(chain.to_text())
     {
         headers.insert(CHAIN, chain);
+    }
+    if let Some(client) = client {
+        let value = MetadataValue::<Binary>::from_bytes(client.encoded());
+        if let Ok(value) = HeaderValue::from_bytes(value.as_encoded_bytes()) {
+            headers.insert(CLIENT, value);
+        }
     }
 }
 
@@ -221,10 +239,17 @@ impl Arrival {
             epoch: Epoch(number(EPOCH).unwrap_or_default()),
             depth: number(DEPTH).unwrap_or_default().min(u64::from(u8::MAX)) as u8,
             chain: headers.get(CHAIN).and_then(|chain| chain.to_str().ok()).map(Chain::from_text).unwrap_or_default(),
+            client: headers.get(CLIENT).and_then(client).map(Arc::new),
         };
         strip_request(headers);
         arrival
     }
+}
+
+/// What a node says of a client.
+fn client(value: &HeaderValue) -> Option<Client> {
+    let metadata = MetadataMap::from_headers(HeaderMap::from_iter([(CLIENT, value.clone())]));
+    Client::decode(metadata.get_bin(keys::CLIENT)?.to_bytes().ok()?)
 }
 
 /// Removes from a request what only nodes may say: all but the call's id, which is the caller's to give.
@@ -243,7 +268,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| name.as_str().starts_with(keys::PREFIX)) {
         return;
     }
-    for name in [HOPS, EPOCH, FENCE, DEPTH, CHAIN, MOVED, OUTCOME] {
+    for name in [HOPS, EPOCH, FENCE, DEPTH, CHAIN, CLIENT, MOVED, OUTCOME] {
         headers.remove(name);
     }
     let left: Vec<HeaderName> =

@@ -38,7 +38,7 @@ use super::{
     streaming::{LocalStream, Streaming},
     wire,
 };
-use crate::{BoxError, status::CallError};
+use crate::{BoxError, id::ModuleName, status::CallError};
 
 /// What a call on a service's local trait returns: the very future that tonic's trait boxes.
 pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>>;
@@ -58,11 +58,18 @@ pub fn box_stream<T>(stream: impl Stream<Item = Result<T, Status>> + Send + 'sta
 #[derive(Debug, Clone)]
 pub struct Route {
     slot: Arc<Slot>,
+    /// The module that has the handle, where it is one.
+    from: Option<ModuleName>,
 }
 
 impl Route {
     pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        Self { slot }
+        Self { slot, from: None }
+    }
+
+    /// The way of a module's handle.
+    pub(crate) fn of_module(from: ModuleName, slot: Arc<Slot>) -> Self {
+        Self { slot, from: Some(from) }
     }
 
     /// Tells the service's slot what the encoded descriptors say of its methods, unless it knows.
@@ -78,9 +85,12 @@ impl Route {
     /// Extensions are facts of one process, and never cross a call.
     ///
     /// # Errors
-    /// A deadline that has passed, or calls that are nested too deep.
+    /// A module that may not make it, a deadline that has passed, or calls that are nested too deep.
     #[inline]
     pub fn begin<T>(&self, path: &'static str, request: &mut Request<T>) -> Result<Call<'_>, Status> {
+        if let Some(from) = &self.from {
+            self.slot.admits_module(from, path)?;
+        }
         request.extensions_mut().clear();
         let metadata = request.metadata_mut();
         let (scope, deadline) = if metadata.is_empty() {
@@ -244,7 +254,7 @@ impl Call<'_> {
             Target::Local(local) => Some(&*local.gate),
             _ => None,
         };
-        let state = match Guarded::start(self.slot, self.path, self.scope, make) {
+        let state = match Guarded::start(self.slot, self.path, self.scope.clone(), make) {
             Ok(call) => State::Running(call),
             Err(panic) => State::Panicked(panic),
         };
@@ -285,7 +295,7 @@ impl Call<'_> {
     {
         Box::pin(async move {
             let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
-            let short = short::call(self.slot, self.path, self.scope, placed, &request);
+            let short = short::call(self.slot, self.path, self.scope.clone(), placed, &request);
             let tried = match self.deadline {
                 None => short.await?,
                 Some(deadline) => Box::pin(deadline::enforce(deadline, short)).await??,
@@ -320,7 +330,7 @@ impl Call<'_> {
             (Some(entered), Target::Local(local)) => Some(Pass::of(&local.gate, entered)),
             _ => None,
         };
-        LocalStream::new(Arc::clone(self.slot), self.path, self.scope, stream, pass)
+        LocalStream::new(Arc::clone(self.slot), self.path, self.scope.clone(), stream, pass)
     }
 
     /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.

@@ -35,7 +35,7 @@ use super::{
     slot::{self, Slot, Target},
     wire,
 };
-use crate::{id::Epoch, status::CallError};
+use crate::{id::Epoch, status::CallError, trust::Client};
 
 /// What announces a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -124,7 +124,13 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
     {
         return Ok(Tried::NotRun);
     }
-    let way = Arrival { hops: 1, epoch: placed.epoch, depth: scope.depth().saturating_sub(1), chain: scope.chain };
+    let way = Arrival {
+        hops: 1,
+        epoch: placed.epoch,
+        depth: scope.depth().saturating_sub(1),
+        chain: scope.chain,
+        client: scope.client.clone(),
+    };
     let left = scope.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let frame = CarriedCall {
         id: 0,
@@ -203,7 +209,8 @@ impl Inside {
             head.timeout_us.and_then(|left| Instant::now().checked_add(Duration::from_micros(left))).or(timeout);
         let depth = u8::try_from(head.depth).unwrap_or(u8::MAX);
         let chain = Chain::from_bits(head.chain_low, head.chain_high);
-        let Ok(scope) = Scope::of_carried(depth, chain, deadline) else { return Err(call) };
+        let client = Client::decode(head.client.clone()).map(Arc::new);
+        let Ok(scope) = Scope::of_carried(depth, chain, client, deadline) else { return Err(call) };
         let Some(pass) = local.pass(chain) else { return Err(call) };
         let CarriedCall { id, path, .. } = call;
         let (slot, service) = (Arc::clone(slot), Arc::clone(service));
@@ -218,7 +225,7 @@ impl Inside {
         let Self { slot, service, mut pass, scope, id, path, fields, message } = self;
         let request = Request::from_parts(MetadataMap::from_headers(fields), Extensions::default(), message);
         let path = str::from_utf8(&path).unwrap_or_default();
-        let running = wire::run_inside(&slot, path, scope, &mut pass, || service.carry(path, request));
+        let running = wire::run_inside(&slot, path, scope.clone(), &mut pass, || service.carry(path, request));
         let ended = match scope.deadline {
             None => running.await,
             Some(deadline) => Box::pin(deadline::enforce(deadline, running)).await.unwrap_or_else(Err),

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ use crate::{
     id::{Epoch, ModuleName, NodeId},
     module::{Edge, Exposed, Waits},
     status::CallError,
+    trust::callers::CallPolicy,
 };
 
 pub(crate) type Request = http::Request<Body>;
@@ -63,8 +64,7 @@ pub(crate) struct ModuleFacts {
     /// Whether the answers that an instance keeps go where the module goes.
     answers_travel: bool,
     pub(crate) exposed: Exposed,
-    /// It was told that clients call it although it does not say that they may.
-    audited: AtomicBool,
+    callers: CallPolicy,
     /// Answers of earlier epochs do not count: see `placement::state::Part::fence`.
     fence: AtomicU64,
     pub(crate) panics: AtomicU64,
@@ -96,24 +96,13 @@ impl ModuleFacts {
         name: ModuleName,
         answers_travel: bool,
         exposed: Exposed,
+        callers: CallPolicy,
         patience: Patience,
         hinted: Arc<Notify>,
     ) -> Arc<Self> {
         let (panics, waiting, hint) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
         let (chain, fence) = (Chain::of(name.as_str()), AtomicU64::new(0));
-        Arc::new(Self {
-            name,
-            chain,
-            answers_travel,
-            exposed,
-            audited: AtomicBool::new(false),
-            fence,
-            panics,
-            waiting,
-            patience,
-            hint,
-            hinted,
-        })
+        Arc::new(Self { name, chain, answers_travel, exposed, callers, fence, panics, waiting, patience, hint, hinted })
     }
 
     /// How many calls wait for the module to be somewhere.
@@ -128,6 +117,7 @@ impl ModuleFacts {
             ModuleName::node(),
             false,
             Exposed::Public,
+            CallPolicy::default(),
             Patience { wait: Duration::ZERO, most: 0 },
             Arc::default(),
         )
@@ -304,9 +294,18 @@ impl Slot {
         self.module.chain
     }
 
-    /// Whether this is the first time that it is to be told that clients call the module.
-    pub(crate) fn is_first_audit(&self) -> bool {
-        !self.module.audited.load(Ordering::Relaxed) && !self.module.audited.swap(true, Ordering::Relaxed)
+    /// Whether a module that declares that it calls this one may call a method.
+    ///
+    /// # Errors
+    /// It may not.
+    #[inline]
+    pub(crate) fn admits_module(&self, from: &ModuleName, path: &str) -> Result<(), CallError> {
+        Ok(self.module.callers.admits_module(from, &self.module.name, path)?)
+    }
+
+    /// See [`CallPolicy::undeclared`].
+    pub(super) fn undeclared(&self, from: &ModuleName) -> Result<(), CallError> {
+        Ok(self.module.callers.undeclared(from, &self.module.name)?)
     }
 
     /// Whether clients may call it.
@@ -376,7 +375,7 @@ impl Slot {
     /// # Errors
     /// When too many calls wait, or, from within a factory, when the module waits for the one that is starting.
     #[cold]
-    pub(crate) fn wait(&self, scope: Scope) -> Result<Waiting<'_>, CallError> {
+    pub(crate) fn wait(&self, scope: &Scope) -> Result<Waiting<'_>, CallError> {
         // From within a factory this wait is an edge between two modules, and a circle of edges would never end.
         let edge = self.waits.wait(scope.starting, self.module())?;
         let Patience { wait, most } = self.module.patience;

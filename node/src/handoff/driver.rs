@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     call::{
-        Channel,
+        Channel, Declared,
         chain::{Chain, Sealing},
         dedupe::{Bounds, Dedupe},
         destination::{Destination, Own, destination},
@@ -74,6 +74,8 @@ pub(crate) struct Runnable {
     /// How often its state is checkpointed, if it is.
     pub(crate) checkpoint_every: Duration,
     pub(crate) facts: Arc<ModuleFacts>,
+    /// Which modules it declares that it calls.
+    pub(crate) declared: Arc<Declared>,
     pub(crate) slots: Vec<Arc<Slot>>,
 }
 
@@ -418,7 +420,7 @@ impl Driver {
     fn prepare(&self, module: &ModuleName) -> Option<(usize, Arc<dyn ErasedFactory>, Supply, Running)> {
         let runnable = self.modules.get(module)?;
         let running = Running::new(runnable.state.map(|make| make()));
-        let channel = Channel::new(Arc::clone(&self.around.table));
+        let channel = Channel::of_module(Arc::clone(&runnable.declared), Arc::clone(&self.around.table));
         let context = Context::new(module.clone(), channel, running.tasks.clone(), running.ownership.clone());
         let (table, config, state) = (Arc::clone(&self.around.table), runnable.config.clone(), running.state.clone());
         let supply = Supply { context, table, config, state };

@@ -25,10 +25,11 @@ use crate::{
         slot::Slot,
         table::Table,
     },
-    config::UnmarkedModules,
-    module::Exposed,
     status::CallError,
-    trust::Peer,
+    trust::{
+        Accepted, Client,
+        callers::{CallPolicy, Certified, Refused},
+    },
 };
 
 type Web = Cors<GrpcWebService<Calls>>;
@@ -48,8 +49,8 @@ impl fmt::Debug for Front {
 
 impl Front {
     /// `web_origins` are the origins that may call by gRPC-Web; `None` turns gRPC-Web off.
-    pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>, unmarked: UnmarkedModules) -> Self {
-        let calls = Calls { unmarked, ..Calls::of(table, Callers::Clients) };
+    pub(crate) fn new(table: Arc<Table>, web_origins: Option<&[String]>, policy: CallPolicy) -> Self {
+        let calls = Calls { policy, ..Calls::of(table, Callers::Clients) };
         let web = web_origins.map(|origins| (cors(origins), GrpcWebLayer::new()).layer(calls.clone()));
         Self { calls, web }
     }
@@ -116,9 +117,12 @@ impl Front {
     }
 
     /// The service of one connection. `info` is what tonic knows as connect info: `Request::remote_addr` reads it.
-    /// `peer` is who is at its other end, where that is known.
-    pub(super) fn for_connection<I: Clone + Send + Sync + 'static>(&self, info: I, peer: Option<Peer>) -> Connected<I> {
-        Connected { front: self.clone(), info, peer }
+    /// `accepted` is who is at its other end, where that is known.
+    pub(super) fn for_connection<I>(&self, info: I, accepted: Option<Accepted>) -> Connected<I>
+    where
+        I: Clone + Send + Sync + 'static,
+    {
+        Connected { front: self.clone(), info, accepted }
     }
 }
 
@@ -126,7 +130,7 @@ impl Front {
 pub(super) struct Connected<I> {
     front: Front,
     info: I,
-    peer: Option<Peer>,
+    accepted: Option<Accepted>,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>> for Connected<I> {
@@ -140,8 +144,10 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>
         if self.front.callers() == Callers::Clients {
             request.extensions_mut().insert(self.info.clone());
         }
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
+        match &self.accepted {
+            Some(Accepted::Peer(peer)) => drop(request.extensions_mut().insert(peer.clone())),
+            Some(Accepted::Client(certified)) => drop(request.extensions_mut().insert(certified.clone())),
+            None => {}
         }
         let kind = kind(&request);
         match (kind, &self.front.web) {
@@ -212,7 +218,7 @@ struct Calls {
     in_flight: TaskTracker,
     callers: Callers,
     /// Of clients' calls.
-    unmarked: UnmarkedModules,
+    policy: CallPolicy,
     refusing: CancellationToken,
     parcels: Parcels,
 }
@@ -242,19 +248,18 @@ impl tower::Service<Request<Body>> for Calls {
 impl Calls {
     fn of(table: Arc<Table>, callers: Callers) -> Self {
         let (in_flight, refusing, parcels) = (TaskTracker::new(), CancellationToken::new(), Parcels::default());
-        Self { table, in_flight, callers, unmarked: UnmarkedModules::default(), refusing, parcels }
+        Self { table, in_flight, callers, policy: CallPolicy::default(), refusing, parcels }
     }
 
-    /// Why a client may not call it, if it may not.
-    fn refuses(&self, slot: &Slot) -> Option<&'static str> {
-        if self.unmarked == UnmarkedModules::Audit && slot.exposed() == Exposed::Unmarked && slot.is_first_audit() {
-            tracing::warn!(
-                module = %slot.module(),
-                "clients call a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` would \
-                 refuse them"
-            );
+    /// Who makes a client's call, if that is known and may make it.
+    fn client(&self, slot: &Slot, request: &Request<Body>) -> Result<Option<Arc<Client>>, Refused> {
+        // The node's own services tell nothing that a client may not know.
+        if slot.is_built_in() {
+            return Ok(None);
         }
-        self.unmarked.refuses(slot.exposed())
+        let client = self.policy.client(request.headers(), request.extensions().get::<Certified>())?;
+        self.policy.admits(slot.module(), slot.exposed(), request.uri().path(), client.as_deref())?;
+        Ok(client)
     }
 
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
@@ -267,12 +272,14 @@ impl Calls {
             Ok(slot) => Arc::clone(slot),
             Err(error) => return Box::pin(ready(Ok(Status::from(error).into_http()))),
         };
-        if self.callers == Callers::Clients
-            && let Some(why) = self.refuses(&slot)
-        {
-            let refused = CallError::NotForClients { module: slot.module().clone(), why };
-            return Box::pin(ready(Ok(Status::from(refused).into_http())));
-        }
+        let client = match self.callers {
+            Callers::Clients => self.client(&slot, &request),
+            Callers::Nodes => Ok(None),
+        };
+        let client = match client {
+            Ok(client) => client,
+            Err(refused) => return Box::pin(ready(Ok(Status::from(CallError::from(refused)).into_http()))),
+        };
         if !slot.is_built_in() && self.refusing.is_cancelled() {
             let refused = CallError::Stopped(slot.module().clone());
             return Box::pin(ready(Ok(Status::from(refused).into_http())));
@@ -282,7 +289,7 @@ impl Calls {
             Callers::Nodes => Arrival::take(request.headers_mut()),
             Callers::Clients => {
                 placed::strip_request(request.headers_mut());
-                Arrival::default()
+                Arrival { client, ..Arrival::default() }
             }
         };
         Box::pin(async move { Ok(serve(slot, request, arrival, in_flight).await) })

@@ -107,8 +107,8 @@ impl Context {
         &self.module
     }
 
-    /// A transport for stock tonic clients, to any module of the program. Declare what you call by it with
-    /// [`Module::depends_on`](crate::Module::depends_on).
+    /// A transport for stock tonic clients, to the modules that this one declares that it calls, by its handles or with
+    /// [`Module::depends_on`](crate::Module::depends_on): calls of others are refused with PERMISSION_DENIED.
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()

@@ -63,7 +63,7 @@ impl<H: Handle> Parameter for H {
 
     fn take(supply: &mut Supply) -> Self {
         let slot = supply.table.service(H::SERVICE).expect("the program was checked to have the service");
-        H::from_route(Route::new(Arc::clone(slot)))
+        H::from_route(Route::of_module(supply.context.module().clone(), Arc::clone(slot)))
     }
 }
 

@@ -53,8 +53,11 @@ async fn meet(client: &Trust, server: &Trust, meant: Option<&str>) -> (io::Resul
     let meant = meant.map(|node| NodeId::parse(node).unwrap());
     let accepting = async {
         let (stream, _) = listener.accept().await?;
-        let (_, peer) = Acceptor::for_nodes(server).unwrap().accept(stream).await?;
-        Ok(peer.map(|accepted| accepted.peer.0.to_string()))
+        let (_, peer, _) = Acceptor::for_nodes(server).unwrap().accept(stream).await?;
+        Ok(peer.map(|accepted| match accepted {
+            Accepted::Peer(peer) => peer.0.to_string(),
+            Accepted::Client(_) => "a client".to_owned(),
+        }))
     };
     let connecting = async { client.connect(address, meant.as_ref()).await.map(drop) };
     tokio::join!(connecting, accepting)

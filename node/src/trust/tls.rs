@@ -2,18 +2,24 @@
 
 use std::{path::Path, sync::Arc};
 
-use outpost_proto::mutual::{Credentials, Part};
+use outpost_proto::mutual::{self, Credentials, Part};
 use tokio_rustls::rustls::{
     ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
 use super::{TrustError, files::File};
 use crate::clock;
 
-/// What clients that connect to a listener are shown: a certificate and its key.
-pub(super) fn for_clients(files: &[File], contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TrustError> {
+/// What clients that connect to a listener are shown: a certificate and its key. With a third file, they are asked for one
+/// that somebody in it has signed, and `required` to have one.
+pub(super) fn for_clients(
+    files: &[File],
+    contents: &[Vec<u8>],
+    required: bool,
+) -> Result<Arc<ServerConfig>, TrustError> {
     let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&contents[0]).collect();
     let chain = chain.map_err(|error| files[0].unusable(format!("{error}; a chain of certificates is needed")))?;
     if chain.is_empty() {
@@ -22,13 +28,25 @@ pub(super) fn for_clients(files: &[File], contents: &[Vec<u8>]) -> Result<Arc<Se
     let key = PrivateKeyDer::from_pem_slice(&contents[1])
         .map_err(|error| files[1].unusable(format!("{error}; a private key in PEM is needed")))?;
     let provider = Arc::new(ring::default_provider());
+    let verifier = match (files.get(2), contents.get(2)) {
+        (Some(file), Some(authorities)) => {
+            let verifier = mutual::clients_verifier(authorities, Arc::clone(&provider), required);
+            verifier.map_err(|problem| file.unusable(problem))?
+        }
+        _ => WebPkiClientVerifier::no_client_auth(),
+    };
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
+    let config = config.and_then(|config| config.with_client_cert_verifier(verifier).with_single_cert(chain, key));
     let mut config = config.map_err(|error| {
         let certificate = files[0].path.display();
         files[1].unusable(format!("it does not go with the certificate {certificate}: {error}"))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if files.len() > 2 {
+        // A session that is resumed is one whose certificate is not looked at again.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     Ok(Arc::new(config))
 }
 

@@ -1,0 +1,273 @@
+//! Who a client is, and whether it, or a module, may make a call.
+//!
+//! Clients are looked at where their calls come in, and modules where they make theirs: on their own node, which would have to
+//! lie in any case for another one to believe something else.
+//!
+//! **Invariant:** what says who a client is has been checked by the node at which its call came in. Metadata of clients that
+//! says so is dropped there.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, header};
+
+pub(crate) use super::tokens::BadToken;
+use super::{
+    TrustError,
+    client::Client,
+    files::{File, Follows, FromFiles},
+    policy::{Policy, Verdict},
+    tokens::Tokens,
+};
+use crate::{
+    clock,
+    config::{CallerSettings, CallersMode, UnmarkedModules},
+    id::ModuleName,
+    module::Exposed,
+};
+
+/// How many different refusals are told in the log.
+const MOST_TOLD: usize = 1000;
+
+/// The client at the other end of a connection, by its certificate. An extension of the requests that come over it.
+#[derive(Debug, Clone)]
+pub(crate) struct Certified(pub(crate) Arc<Client>);
+
+/// Why a call is not made. Nothing has run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("{0}")]
+    Token(#[from] BadToken),
+    #[error("module `{0}` is for clients that say who they are: show a token, or a certificate")]
+    Nameless(ModuleName),
+    #[error("clients may not call module `{module}`: {why}")]
+    Client { module: ModuleName, why: &'static str },
+    #[error("module `{from}` may not call module `{module}`: {why}")]
+    Module { from: ModuleName, module: ModuleName, why: Cow<'static, str> },
+}
+
+/// Who may call what. Cheap to clone; the default lets everybody call what is not internal.
+#[derive(Clone, Default)]
+pub(crate) struct CallPolicy(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    policy: Option<Arc<FromFiles<Policy>>>,
+    tokens: Option<Arc<FromFiles<Tokens>>>,
+    mode: CallersMode,
+    unmarked: UnmarkedModules,
+    /// What was told already of what would be refused.
+    told: Mutex<HashSet<String>>,
+}
+
+impl fmt::Debug for CallPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallPolicy").field("policy", &self.0.policy).field("mode", &self.0.mode).finish_non_exhaustive()
+    }
+}
+
+impl CallPolicy {
+    /// Reads the files, where there are some. `known` are the modules of the program, with their services.
+    ///
+    /// # Errors
+    /// A file that can't be used, or that speaks of what is not there.
+    pub(crate) fn load(
+        settings: &CallerSettings,
+        unmarked: UnmarkedModules,
+        known: BTreeMap<ModuleName, Vec<String>>,
+    ) -> Result<Self, TrustError> {
+        let policy = settings.policy.as_ref().map(|path| {
+            FromFiles::load(vec![File::new("callers.policy", path)], move |files, contents| {
+                let policy = Policy::parse(&String::from_utf8_lossy(&contents[0]));
+                let policy = policy.and_then(|policy| fits(&policy, &known).map(|()| policy));
+                policy.map_err(|problem| files[0].unusable(problem))
+            })
+        });
+        let tokens = settings.tokens.clone().map(|tokens| {
+            FromFiles::load(vec![File::new("callers.tokens.keys", &tokens.keys)], move |files, contents| {
+                Tokens::new(&contents[0], &tokens).map_err(|problem| files[0].unusable(problem))
+            })
+        });
+        let (policy, tokens) = (policy.transpose()?.map(Arc::new), tokens.transpose()?.map(Arc::new));
+        Ok(Self(Arc::new(Inner { policy, tokens, mode: settings.mode, unmarked, told: Mutex::default() })))
+    }
+
+    /// What follows the files, if there are some.
+    pub(crate) fn follows(&self) -> impl Iterator<Item = Arc<dyn Follows>> {
+        let policy = self.0.policy.clone().map(|policy| policy as Arc<dyn Follows>);
+        policy.into_iter().chain(self.0.tokens.clone().map(|tokens| tokens as Arc<dyn Follows>))
+    }
+
+    /// Who a client is, by its certificate and by the token in its metadata.
+    ///
+    /// # Errors
+    /// A token that is not believed.
+    pub(crate) fn client(
+        &self,
+        headers: &HeaderMap,
+        certified: Option<&Certified>,
+    ) -> Result<Option<Arc<Client>>, Refused> {
+        let certified = certified.map(|Certified(client)| client);
+        let token = match &self.0.tokens {
+            None => None,
+            Some(tokens) => {
+                let now = Duration::from_millis(clock::wall().0);
+                let check = |token: Option<&str>| token.map(|token| tokens.current().check(token, now)).transpose();
+                let shown = bearer(headers).and_then(check).map_err(Refused::Token);
+                self.unless_audited(shown, "a client's token")?.flatten()
+            }
+        };
+        Ok(match (certified, token) {
+            (Some(certified), Some(token)) => {
+                let name = certified.certificate().map(ToOwned::to_owned);
+                Some(Arc::new(Client::new(name, token.token().cloned())))
+            }
+            (Some(certified), None) => Some(Arc::clone(certified)),
+            (None, token) => token,
+        })
+    }
+
+    /// Whether a client may call a method.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn admits(
+        &self,
+        module: &ModuleName,
+        exposed: Exposed,
+        path: &str,
+        client: Option<&Client>,
+    ) -> Result<(), Refused> {
+        let refused = |why| Refused::Client { module: module.clone(), why };
+        if exposed == Exposed::Internal {
+            return Err(refused("it is internal"));
+        }
+        let verdict = match &self.0.policy {
+            None => Verdict::Unsaid,
+            Some(policy) => policy.current().client(module, path, client),
+        };
+        let said = match verdict {
+            Verdict::Admitted => Ok(()),
+            Verdict::Nameless => Err(Refused::Nameless(module.clone())),
+            Verdict::Refused => Err(refused("the policy (`callers.policy`) does not name this client")),
+            Verdict::Unsaid if exposed == Exposed::Public => Ok(()),
+            Verdict::Unsaid => return self.unmarked(module),
+        };
+        self.unless_audited(said, path).map(drop)
+    }
+
+    /// Whether clients may call a module that does not say so, and of which the policy does not speak.
+    fn unmarked(&self, module: &ModuleName) -> Result<(), Refused> {
+        match self.0.unmarked {
+            UnmarkedModules::Serve => {}
+            UnmarkedModules::Audit => {
+                if self.is_first(module.as_str()) {
+                    tracing::warn!(
+                        %module,
+                        "clients call a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` \
+                         would refuse them"
+                    );
+                }
+            }
+            UnmarkedModules::Refuse => {
+                return Err(Refused::Client { module: module.clone(), why: "it does not say that it is public" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether clients hear of a module at all.
+    pub(crate) fn exposes(&self, module: &ModuleName, exposed: Exposed) -> bool {
+        let said = || self.0.policy.as_ref().and_then(|policy| policy.current().exposes(module));
+        match exposed {
+            Exposed::Internal => false,
+            Exposed::Public => said().unwrap_or(true),
+            Exposed::Unmarked => said().unwrap_or(self.0.unmarked != UnmarkedModules::Refuse),
+        }
+    }
+
+    /// Whether a module may call a method of another one.
+    ///
+    /// # Errors
+    /// It may not.
+    #[inline]
+    pub(crate) fn admits_module(&self, from: &ModuleName, module: &ModuleName, path: &str) -> Result<(), Refused> {
+        let Some(policy) = &self.0.policy else { return Ok(()) };
+        if policy.current().admits(from, module, path) {
+            return Ok(());
+        }
+        let why = format!("the policy (`callers.policy`) names other modules for {path}");
+        self.refuse_module(from, module, why.into())
+    }
+
+    /// A module calls another one that it does not declare.
+    ///
+    /// # Errors
+    /// It may not.
+    #[cold]
+    pub(crate) fn undeclared(&self, from: &ModuleName, module: &ModuleName) -> Result<(), Refused> {
+        let why = format!("it does not declare that it does; add `.depends_on(\"{module}\")` where it is registered");
+        self.refuse_module(from, module, why.into())
+    }
+
+    #[cold]
+    fn refuse_module(&self, from: &ModuleName, module: &ModuleName, why: Cow<'static, str>) -> Result<(), Refused> {
+        let refused = Refused::Module { from: from.clone(), module: module.clone(), why };
+        self.unless_audited::<()>(Err(refused), "").map(drop)
+    }
+
+    /// What was found, or nothing where it is only told of in the log.
+    fn unless_audited<T>(&self, found: Result<T, Refused>, of: &str) -> Result<Option<T>, Refused> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(refused) if self.0.mode == CallersMode::Enforce => Err(refused),
+            Err(refused) => {
+                if self.is_first(&format!("{of} {refused}")) {
+                    tracing::warn!(call = of, would_be = %refused, "`callers.mode = \"enforce\"` would refuse a call");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_first(&self, what: &str) -> bool {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < MOST_TOLD && !told.contains(what) && told.insert(what.to_owned())
+    }
+}
+
+/// Whether a policy speaks of what is there only: of a name that is written wrong, it would say nothing at all.
+fn fits(policy: &Policy, known: &BTreeMap<ModuleName, Vec<String>>) -> Result<(), String> {
+    for module in policy.modules() {
+        let Some(services) = known.get(module) else {
+            let names: Vec<&str> = known.keys().map(ModuleName::as_str).collect();
+            return Err(format!("there is no module `{module}`; the modules are: {}", names.join(", ")));
+        };
+        if let Some(service) = policy.services(module).find(|service| !services.iter().any(|known| known == service)) {
+            return Err(format!("module `{module}` serves no `{service}`, but {}", services.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+/// The token in a request's metadata, if there is one: RFC 6750, 2.1.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadToken> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return if headers.contains_key(header::AUTHORIZATION) { Err(BadToken::NotAToken) } else { Ok(None) };
+    };
+    let value = value.to_str().map_err(|_| BadToken::NotAToken)?;
+    Ok(match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
+        // Of another kind, which is the module's to read.
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
