@@ -117,6 +117,9 @@ pub struct ClusterSettings {
     pub max_waiting_calls: usize,
     /// Whether calls of a replicated module stay on this node where it has an instance.
     pub prefer_local: bool,
+    /// The label that says where a node is: calls of a replicated module go to hosts with the same value as this node has, where
+    /// there are some.
+    pub zone_label: String,
     /// How many moves for the sake of balance may be under way.
     pub max_rebalancing: usize,
     /// How many moves may be under way at all: those of a node that is drained, say.
@@ -419,6 +422,7 @@ impl Default for ClusterSettings {
             call_wait: Span::seconds(5),
             max_waiting_calls: 10_000,
             prefer_local: true,
+            zone_label: "zone".to_owned(),
             max_rebalancing: 2,
             max_moves: 32,
             abort_when_stuck: true,

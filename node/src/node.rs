@@ -26,6 +26,7 @@ use crate::{
     call::{
         self, Channel, Handle, Route, Tonic,
         dedupe::Bounds,
+        destination::Preference,
         slot::{ModuleFacts, Patience, Slot},
         table::Table,
     },
@@ -180,7 +181,7 @@ impl Node {
             seal_timeout: settings.cluster.seal_timeout.get(),
             handover_timeout: settings.cluster.handover_timeout.get(),
             max_state,
-            prefer_local: settings.cluster.prefer_local,
+            prefer: preference(&settings),
             dedupe: Bounds {
                 entries: settings.cluster.dedupe_entries,
                 bytes: usize::try_from(settings.cluster.dedupe_bytes.bytes()).unwrap_or(usize::MAX),
@@ -384,6 +385,13 @@ fn checkpoint_url(settings: &Settings) -> Option<String> {
     }
     let folder = std::path::absolute(settings.node.data_dir.as_ref()?.join("checkpoints")).ok()?;
     url::Url::from_directory_path(folder).ok().map(String::from)
+}
+
+/// Which hosts of a replicated module are called rather than others.
+fn preference(settings: &Settings) -> Preference {
+    let label = &settings.cluster.zone_label;
+    let zone = settings.node.labels.get(label).filter(|value| !value.is_empty());
+    Preference { local: settings.cluster.prefer_local, zone: zone.map(|zone| (label.clone(), zone.clone())) }
 }
 
 type Configs = BTreeMap<String, Box<dyn std::any::Any + Send>>;

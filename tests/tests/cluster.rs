@@ -427,6 +427,31 @@ async fn a_replicated_module_survives_the_crash_of_a_node() {
     assert!(lied.is_empty(), "executed, and said not to be: {lied:#?}");
 }
 
+#[tokio::test]
+async fn calls_of_a_replicated_module_stay_in_their_zone_while_that_can_be_reached() {
+    let label = |zone: &str, hosts: &str| format!("{{ zone = \"{zone}\", hosts = \"{hosts}\" }}");
+    let setup =
+        nodes(4).with_of("n1", "node.labels", &label("a", "no")).with_of("n2", "node.labels", &label("a", "yes"));
+    let setup = setup.with_of("n3", "node.labels", &label("b", "yes")).with_of("n4", "node.labels", &label("b", "yes"));
+    let (mut cluster, _) = witnessed(setup).await;
+    let placement = "[module.kinds]\nkind = \"replicated\"\nreplicas = \"every\"\nrequire = { hosts = \"yes\" }";
+    cluster.apply(placement).await.unwrap();
+    cluster.wait_until_at("n1", "three nodes to serve", |view| serves(view, "kinds", 3)).await;
+    for _ in 0..100 {
+        assert_eq!(answered_by(&cluster, "n1").await.unwrap(), "n2");
+    }
+    // One that can't be reached is no reason to wait.
+    cluster.kill("n2");
+    let mut seen = BTreeSet::new();
+    while seen.len() < 2 {
+        match within("an answer", answered_by(&cluster, "n1")).await {
+            Ok(node) => drop(seen.insert(node)),
+            Err(status) => assert_eq!(outcome(&status), Some("unknown"), "{status:?}"),
+        }
+    }
+    assert_eq!(seen, BTreeSet::from(["n3", "n4"].map(str::to_owned)));
+}
+
 /// The node that answers call "after", made while its owner crashes. What was on its way in that moment may have run.
 async fn first_answer(handle: &KindsHandle) -> String {
     loop {

@@ -16,13 +16,30 @@ pub(crate) enum Destination {
     Elsewhere {
         epoch: Epoch,
         replicated: bool,
-        /// Never empty.
+        /// Never empty. Those that are near come first.
         hosts: Vec<NodeId>,
+        /// How many of them are near: calls go to the others where none of these can be reached.
+        near: usize,
         /// The instance in this process takes its share.
         and_here: bool,
     },
     /// Nowhere, for this reason.
     Nowhere(String),
+}
+
+/// Which hosts of a replicated module this node would rather call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Preference {
+    /// Itself, where it is one.
+    pub(crate) local: bool,
+    /// Those that have the same value under a label as this node: the label, and the value.
+    pub(crate) zone: Option<(String, String)>,
+}
+
+impl Preference {
+    fn is_near(&self, member: &Member) -> bool {
+        self.zone.as_ref().is_some_and(|(label, value)| member.labels.get(label) == Some(value))
+    }
 }
 
 /// What this node has of a module.
@@ -46,7 +63,7 @@ pub(crate) fn destination(
     me: &Incarnation,
     members: &Members,
     hint: Option<&(Epoch, NodeId)>,
-    prefer_local: bool,
+    prefer: &Preference,
 ) -> Destination {
     let Some(part) = part else { return Destination::Nowhere("it is not placed yet".to_owned()) };
     let mine = matches!(&part.hosting, Hosting::Exclusive { owner, .. } if owner == me) && own == Own::Instance;
@@ -57,7 +74,7 @@ pub(crate) fn destination(
     {
         return match *node == me.node {
             true => Destination::Nowhere("it is about to move here".to_owned()),
-            false => elsewhere(*epoch, false, vec![node.clone()], false),
+            false => on_one(*epoch, node.clone()),
         };
     }
     match &part.hosting {
@@ -68,9 +85,7 @@ pub(crate) fn destination(
             Own::Nothing | Own::Starting => Destination::Starting,
         },
         Hosting::Exclusive { owner, .. } => match members.get(&owner.node) {
-            Some(member) if member.generation == owner.generation => {
-                elsewhere(part.epoch, false, vec![owner.node.clone()], false)
-            }
+            Some(member) if member.generation == owner.generation => on_one(part.epoch, owner.node.clone()),
             _ if owner.node == me.node => {
                 Destination::Nowhere(format!("node `{}` served it before its restart", owner.node))
             }
@@ -79,7 +94,7 @@ pub(crate) fn destination(
         },
         Hosting::Replicated { hosts } => {
             let here = own == Own::Instance;
-            if here && prefer_local {
+            if here && prefer.local {
                 return Destination::Here;
             }
             let others = |good: &dyn Fn(&Member) -> bool| -> Vec<NodeId> {
@@ -104,14 +119,21 @@ pub(crate) fn destination(
             match (serving.is_empty(), here) {
                 (true, true) => Destination::Here,
                 (true, false) => Destination::Nowhere("none of its hosts is up".to_owned()),
-                (false, _) => elsewhere(part.epoch, true, serving, here),
+                (false, _) => {
+                    let is_near = |host: &NodeId| members.get(host).is_some_and(|member| prefer.is_near(member));
+                    let (mut hosts, others): (Vec<_>, Vec<_>) = serving.into_iter().partition(is_near);
+                    let near = hosts.len();
+                    hosts.extend(others);
+                    let near = if near == 0 { hosts.len() } else { near };
+                    Destination::Elsewhere { epoch: part.epoch, replicated: true, hosts, near, and_here: here }
+                }
             }
         }
     }
 }
 
-fn elsewhere(epoch: Epoch, replicated: bool, hosts: Vec<NodeId>, and_here: bool) -> Destination {
-    Destination::Elsewhere { epoch, replicated, hosts, and_here }
+fn on_one(epoch: Epoch, host: NodeId) -> Destination {
+    Destination::Elsewhere { epoch, replicated: false, hosts: vec![host], near: 1, and_here: false }
 }
 
 fn is_there(member: &Member) -> bool {
@@ -161,11 +183,13 @@ mod tests {
 
     fn go(part: &Part, own: Own, members: &Members, hint: Option<(u64, &str)>) -> Destination {
         let hint = hint.map(|(epoch, name)| (Epoch(epoch), node(name)));
-        destination(&cart(), Some(part), own, &me(), members, hint.as_ref(), true)
+        let prefer = Preference { local: true, zone: Some(("zone".to_owned(), "x".to_owned())) };
+        destination(&cart(), Some(part), own, &me(), members, hint.as_ref(), &prefer)
     }
 
     fn to(epoch: u64, replicated: bool, hosts: &[&str]) -> Destination {
-        elsewhere(Epoch(epoch), replicated, hosts.iter().map(|name| node(name)).collect(), false)
+        let hosts: Vec<NodeId> = hosts.iter().map(|name| node(name)).collect();
+        Destination::Elsewhere { epoch: Epoch(epoch), replicated, near: hosts.len(), hosts, and_here: false }
     }
 
     #[test]
@@ -195,6 +219,27 @@ mod tests {
         assert_eq!(hosts(&members(&[("b", true, serving), ("c", true, Some(Instance::Starting))])), [node("b")]);
         assert_eq!(hosts(&members(&[("b", false, serving), ("c", true, None)])), [node("c")]);
         assert_eq!(hosts(&members(&[("b", false, serving), ("c", false, serving)])), [node("b"), node("c")]);
+    }
+
+    #[test]
+    fn replicas_of_the_same_zone_come_first_and_the_others_after_them() {
+        let serving = Some(Instance::Serving);
+        let part = replicated(&["b", "c", "d"]);
+        let mut seen = members(&[("b", true, serving), ("c", true, serving), ("d", true, serving)]);
+        let hosts = |seen: &Members| match go(&part, Own::Nothing, seen, None) {
+            Destination::Elsewhere { hosts, near, .. } => (hosts, near),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(hosts(&seen), (["b", "c", "d"].map(node).to_vec(), 3), "nobody says where it is");
+        let mut put = |name: &str, zone: &str| {
+            let member = seen.get_mut(&node(name)).unwrap();
+            member.labels = [("zone".to_owned(), zone.to_owned())].into();
+        };
+        put("c", "x");
+        put("d", "y");
+        assert_eq!(hosts(&seen), (["c", "b", "d"].map(node).to_vec(), 1));
+        seen.get_mut(&node("c")).unwrap().hosting.clear();
+        assert_eq!(hosts(&seen), (["b", "d"].map(node).to_vec(), 2), "what is near does not serve");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Placed {
     pub(crate) replicated: bool,
     /// Never empty.
     pub(crate) hosts: Vec<Arc<Link>>,
+    /// So many of the first ones are near: the others are called where none of these can be.
+    near: usize,
     /// An instance in this process that takes its share of the calls.
     pub(crate) here: Option<Local>,
     /// Where the sequence of random choices is.
@@ -74,8 +76,14 @@ pub(crate) enum Choice<'a> {
 
 impl Placed {
     /// `seed` begins the sequence of random choices.
-    pub(crate) fn new(epoch: Epoch, replicated: bool, hosts: Vec<Arc<Link>>, here: Option<Local>, seed: u64) -> Self {
-        Self { epoch, replicated, hosts, here, chosen: AtomicU64::new(seed) }
+    pub(crate) fn new(
+        epoch: Epoch,
+        replicated: bool,
+        (hosts, near): (Vec<Arc<Link>>, usize),
+        here: Option<Local>,
+        seed: u64,
+    ) -> Self {
+        Self { epoch, replicated, hosts, near, here, chosen: AtomicU64::new(seed) }
     }
 
     /// Chooses a host: the better one of two random ones (Mitzenmacher, "The Power of Two Choices in Randomized Load
@@ -85,8 +93,10 @@ impl Placed {
             return Choice::There(link);
         }
         let untried: Vec<&Arc<Link>> = self.hosts.iter().filter(|link| !tried.contains(&link.node)).collect();
+        let near = self.hosts.iter().take(self.near);
+        let near: Vec<_> = near.filter(|link| !link.is_down() && !tried.contains(&link.node)).collect();
         let up: Vec<&Arc<Link>> = untried.iter().copied().filter(|link| !link.is_down()).collect();
-        let candidates = if up.is_empty() { &untried } else { &up };
+        let candidates = [&near, &up].into_iter().find(|links| !links.is_empty()).unwrap_or(&untried);
         let count = candidates.len() + usize::from(self.here.is_some());
         let (first, second) = match count {
             0 => return Choice::Nowhere,

@@ -30,7 +30,7 @@ use crate::{
         Channel, Declared,
         chain::{Chain, Sealing},
         dedupe::{Bounds, Dedupe},
-        destination::{Destination, Own, destination},
+        destination::{Destination, Own, Preference, destination},
         gate::{Cut, Gate, LeaseEnd},
         link::Links,
         panic_text,
@@ -107,7 +107,7 @@ pub(crate) struct Surroundings {
     pub(crate) handover_timeout: Duration,
     /// Bytes.
     pub(crate) max_state: u64,
-    pub(crate) prefer_local: bool,
+    pub(crate) prefer: Preference,
     /// How many answers an instance keeps.
     pub(crate) dedupe: Bounds,
 }
@@ -639,7 +639,7 @@ impl Driver {
             if let Some(part) = part {
                 runnable.facts.fence_off(part.fence);
             }
-            let destination = destination(module, part, own, me, &members, hint.as_ref(), self.around.prefer_local);
+            let destination = destination(module, part, own, me, &members, hint.as_ref(), &self.around.prefer);
             let addresses = match &destination {
                 Destination::Elsewhere { hosts, .. } => {
                     hosts.iter().filter_map(|host| members.get(host)).map(|member| member.address).collect()
@@ -736,14 +736,14 @@ impl Driver {
             Destination::Here => local().map_or(Target::Starting, Target::Local),
             Destination::Starting => Target::Starting,
             Destination::Nowhere(why) => Target::Nowhere(why.as_str().into()),
-            Destination::Elsewhere { epoch, replicated, hosts, and_here } => {
+            Destination::Elsewhere { epoch, replicated, hosts, near, and_here } => {
                 let here = if *and_here { local() } else { None };
                 let links: Vec<_> =
                     hosts.iter().filter_map(|host| Some(self.links.to(host, members.get(host)?.address))).collect();
                 if links.is_empty() && here.is_none() {
                     return Target::Nowhere("the address of its node is not known yet".into());
                 }
-                Target::Placed(Arc::new(Placed::new(*epoch, *replicated, links, here, rand::random())))
+                Target::Placed(Arc::new(Placed::new(*epoch, *replicated, (links, *near), here, rand::random())))
             }
         }
     }
