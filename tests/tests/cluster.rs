@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use outpost::{App, BoxError, Failure, Module, Sources};
 use outpost_proto::{
     admin::v1::{
-        self as admin, ApplyRequest, CordonRequest, Document, ExplainRequest, HistoryRequest, MoveRequest, PinRequest,
-        PlanRequest, RollbackRequest, ScaleRequest, UnpinRequest,
+        self as admin, ApplyRequest, CordonRequest, Document, ExplainRequest, ForgetRequest, HistoryRequest,
+        MoveRequest, PinRequest, PlanRequest, RollbackRequest, ScaleRequest, UnpinRequest,
     },
     keys::metadata as keys,
 };
@@ -450,6 +450,22 @@ async fn calls_of_a_replicated_module_stay_in_their_zone_while_that_can_be_reach
         }
     }
     assert_eq!(seen, BTreeSet::from(["n3", "n4"].map(str::to_owned)));
+}
+
+/// Gossip keeps a node in mind for longer than the log does.
+#[tokio::test]
+async fn a_node_that_is_forgotten_is_not_shown_any_more() {
+    let (mut cluster, _) = witnessed(nodes(3)).await;
+    cluster.stop("n3").await;
+    let request = ForgetRequest { node: "n3".to_owned(), by: "test".to_owned() };
+    cluster.admin("n1").forget(request).await.unwrap();
+    for name in cluster.names() {
+        let gone = |view: &admin::Cluster| {
+            let names: Vec<_> = view.nodes.iter().map(|node| node.name.as_str()).collect();
+            if names == ["n1", "n2"] { Ok(()) } else { Err(format!("{names:?}")) }
+        };
+        cluster.wait_until_at(&name, "n3 to be forgotten", gone).await;
+    }
 }
 
 /// The node that answers call "after", made while its owner crashes. What was on its way in that moment may have run.

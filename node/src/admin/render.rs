@@ -75,7 +75,9 @@ pub(super) fn cluster(view: &View, state: &State, members: &Members, leadership:
     let voters = leadership.voters.iter().map(|(id, node)| voter(*id, node, leadership, members)).collect();
     let votes: BTreeSet<&NodeId> = leadership.voters.values().collect();
     let leader = leadership.leader.as_ref().map(|(_, node)| node.clone());
-    let names: BTreeSet<&NodeId> = state.nodes.keys().chain(members.keys()).collect();
+    // Gossip keeps those that have gone in mind for longer than the log that was told to forget them.
+    let there = members.iter().filter(|(_, member)| member.alive && member.lifecycle != Lifecycle::Leaving);
+    let names: BTreeSet<&NodeId> = state.nodes.keys().chain(there.map(|(name, _)| name)).collect();
     let nodes = names.into_iter().map(|name| {
         let role = match leader.as_ref() == Some(name) {
             true => "leader",

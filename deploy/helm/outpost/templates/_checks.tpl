@@ -1,0 +1,126 @@
+{{/* What the schema can't say: values that must not go together. Each fault tells what to write. */}}
+{{- define "outpost.checks" -}}
+{{- $values := .Values -}}
+{{- $full := include "outpost.fullname" . -}}
+{{- $cluster := include "outpost.clusterName" . -}}
+
+{{- if not $values.image.repository -}}
+{{- fail "image.repository is missing: the image of your application, such as registry.example.org/shop" -}}
+{{- end -}}
+{{- if not (or $values.image.tag $values.image.digest) -}}
+{{- fail "image.tag or image.digest is missing: which version of the image" -}}
+{{- end -}}
+{{- if and $values.tool.image.repository (not (or $values.tool.image.tag $values.tool.image.digest)) -}}
+{{- fail "tool.image.tag or tool.image.digest is missing: which version of the tool's image" -}}
+{{- end -}}
+
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $full) -}}
+{{- fail (printf "the full name `%s` can't name Services: it has to begin with a letter; set fullnameOverride" $full) -}}
+{{- end -}}
+
+{{- $voters := int $values.cluster.initialVoters -}}
+{{- if and (ne $values.persistence.mode "none") .Release.IsInstall (gt $voters (int $values.replicas)) -}}
+{{- fail (printf "cluster.initialVoters is %d, and replicas only %d: a new cluster would wait for pods that never come; set cluster.initialVoters to 1 or 3, or more replicas" $voters (int $values.replicas)) -}}
+{{- end -}}
+{{- if and (eq $values.persistence.mode "none") (gt (int $values.replicas) 1) -}}
+{{- fail "persistence.mode is none, and replicas more than 1: nodes without a data directory never vote beside others; set persistence.mode to claim or emptyDir, or replicas to 1" -}}
+{{- end -}}
+
+{{- if eq $values.trust.mode "secret" -}}
+{{- if not $values.trust.secret.name -}}
+{{- $names := list -}}
+{{- range $at := until (int $values.replicas) -}}{{- $names = append $names (printf "%s-%d" $full $at) -}}{{- end -}}
+{{- fail (printf "trust.secret.name is missing: the Secret with the nodes' certificates. To make one:\n\n  outpost ca init && outpost ca issue %s --cluster %s\n  kubectl create secret generic %s-trust -n %s --from-file=trust/ca.pem --from-file=trust/gossip.keys%s\n\nand set trust.secret.name to %s-trust. Keep trust/ca.key out of it. Where cert-manager's CSI driver is, set trust.mode to csi" (join " " $names) $cluster $full .Release.Namespace (include "outpost.fromFiles" $names) $full) -}}
+{{- end -}}
+{{- if $values.stateless.enabled -}}
+{{- fail "stateless.enabled needs trust.mode csi: the names of a Deployment's pods are not known before, so no Secret can have their certificates" -}}
+{{- end -}}
+{{- end -}}
+
+{{- if eq $values.trust.mode "csi" -}}
+{{- if not $values.trust.csi.issuer.name -}}
+{{- fail "trust.csi.issuer.name is missing: the Issuer or ClusterIssuer of cert-manager that signs the nodes' certificates" -}}
+{{- end -}}
+{{- if not $values.trust.csi.trustDomain -}}
+{{- fail "trust.csi.trustDomain is missing: the first part of every name that is signed, such as example.org" -}}
+{{- end -}}
+{{- if not (include "outpost.gossipSecret" .) -}}
+{{- fail (printf "trust.gossipKeys.secretName is missing: the Secret with the keys of gossip. To make one:\n\n  outpost keyring generate > gossip.keys\n  kubectl create secret generic %s-gossip -n %s --from-file=gossip.keys" $full .Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if eq $values.trust.mode "none" -}}
+{{- if $values.operators -}}
+{{- fail "operators is of use only where operators have certificates; set trust.mode to secret or csi" -}}
+{{- end -}}
+{{- if $values.placement.enabled -}}
+{{- fail "placement.enabled needs trust.mode secret or csi: without certificates the admin API listens on the pods' loopback only, where no job reaches it" -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and (not $values.ingress.tls.secretName) (not $values.ingress.plaintext) -}}
+{{- fail "ingress: clients need TLS (ingress.tls.secretName, a Secret with tls.crt and tls.key), or ingress.plaintext: true, with which everybody on the network can read and change calls" -}}
+{{- end -}}
+{{- if and $values.ingress.tls.secretName $values.ingress.plaintext -}}
+{{- fail "ingress.plaintext is true, and ingress.tls.secretName is set: choose one" -}}
+{{- end -}}
+
+{{- if $values.placement.enabled -}}
+{{- if not $values.tool.image.repository -}}
+{{- fail "placement.enabled needs tool.image.repository: the image of the tool `outpost` that applies it" -}}
+{{- end -}}
+{{- if not (include "outpost.hasOperator" .) -}}
+{{- fail "placement.enabled needs an operator that may apply it: operator.name, and with trust.mode secret operator.secretName, a Secret with NAME.pem, NAME.key (outpost ca issue --operator NAME) and ca.pem" -}}
+{{- end -}}
+{{- if $values.operators -}}
+{{- $rule := get $values.operators $values.operator.name | default dict -}}
+{{- if or (ne (get $rule "scope" | default "") "admin") (hasKey $rule "modules") -}}
+{{- fail (printf "operators does not let `%s` apply a placement: it needs scope admin, and all modules" $values.operator.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- $scaling := $values.stateless.autoscaling -}}
+{{- if and $scaling.enabled (lt (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
+{{- fail "stateless.autoscaling.maxReplicas is below minReplicas" -}}
+{{- end -}}
+{{- if and $scaling.enabled (not $scaling.metrics) (eq (int $scaling.targetCPUUtilizationPercentage) 0) -}}
+{{- fail "stateless.autoscaling has nothing to go by: set targetCPUUtilizationPercentage, or metrics" -}}
+{{- end -}}
+
+{{- /* What the chart sets by the environment, which would win without a word. */ -}}
+{{- range $owned := list
+  (list "node.name" "the pod's name is the node's")
+  (list "node.data_dir" "see persistence")
+  (list "node.stop_timeout" "set stopTimeoutSeconds")
+  (list "cluster.name" "set cluster.name of the chart")
+  (list "cluster.listen" "the chart sets it")
+  (list "cluster.advertise" "the pod's address is advertised")
+  (list "cluster.seeds" "set cluster.seeds of the chart")
+  (list "cluster.initial_voters" "set cluster.initialVoters")
+  (list "cluster.plaintext_beyond_loopback" "see trust.mode")
+  (list "trust.certificate" "see trust.mode")
+  (list "trust.key" "see trust.mode")
+  (list "trust.authorities" "see trust.mode")
+  (list "trust.gossip_keys" "set trust.gossipKeys")
+  (list "ingress.listen" "the chart sets it")
+  (list "ingress.plaintext_beyond_loopback" "set ingress.plaintext")
+  (list "ingress.tls" "set ingress.tls.secretName")
+  (list "admin.enabled" "the chart needs it")
+  (list "admin.listen" "see trust.mode")
+  (list "admin.operators" "set operators")
+  (list "health.listen" "the chart sets it")
+-}}
+{{- $parts := splitList "." (index $owned 0) -}}
+{{- $table := get $values.settings (index $parts 0) -}}
+{{- if kindIs "map" $table -}}
+{{- if hasKey $table (index $parts 1) -}}
+{{- fail (printf "settings.%s is not to be set here: %s" (index $owned 0) (index $owned 1)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "outpost.fromFiles" -}}
+{{- range . }} --from-file=trust/{{ . }}.pem --from-file=trust/{{ . }}.key{{ end -}}
+{{- end -}}
