@@ -2,6 +2,7 @@
 
 mod call;
 mod change;
+mod compat;
 mod dev;
 mod look;
 mod moving;
@@ -14,6 +15,7 @@ pub(crate) use change::{
     ApplyArgs, ChangeArgs, CordonArgs, ForgetArgs, PinArgs, RollbackArgs, ScaleArgs, UnpinArgs, VotersWanted, WaitArgs,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use compat::CompatArgs;
 pub(crate) use dev::{DevArgs, Setting};
 pub(crate) use look::{
     AuditArgs, AuditVerb, DocumentArgs, DocumentFormat, EventsArgs, HistoryArgs, HistoryVerb, ModulesArgs,
@@ -122,6 +124,11 @@ pub(crate) enum Verb {
     /// the node's ingress, unless there is an --address.
     #[command(after_help = with_codes(call::EXAMPLES))]
     Call(Box<CallArgs>),
+    /// Tells whether two versions of a program can run in one cluster: whether each can read what the other one writes.
+    ///
+    /// It ends with 1 where they can't, and says which field, method or value of an enum is to blame.
+    #[command(after_help = with_codes(compat::EXAMPLES))]
+    CheckCompat(CompatArgs),
     /// Runs a cluster of an application on this machine.
     ///
     /// Each node has a name (node-1 ...), a folder for its data, and three ports: clients, operators, other nodes.
@@ -249,6 +256,8 @@ mod tests {
             ("outpost voters set auto --node 127.0.0.1:1", true),
             ("outpost history show 3 --node 127.0.0.1:1", true),
             ("outpost history show 3 -o json", true),
+            ("outpost check-compat old new -o json --tls", true),
+            ("outpost check-compat old", false),
             ("outpost dev --nodes 0 -- shop", false),
             ("outpost dev", false),
             ("outpost dev -- shop --log debug", true),

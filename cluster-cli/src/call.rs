@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &CallArgs, out: &mut Output) -> Result<(), CliErro
 }
 
 async fn server(args: &CallArgs) -> Result<(Address, connect::From), CliError> {
-    let tls = args.tls.tls || args.tls.tls_ca.is_some() || args.tls.tls_name.is_some();
+    let tls = args.tls.is_set();
     match &args.address {
         Some(address) => Ok((address.clone().with_tls(tls), connect::From::Address)),
         None => {

@@ -3,8 +3,8 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    address::Address, ca::BadAuthority, change::document::BadDocument, connect::Unreachable, context::BadContext,
-    dev::BadDev, json::BadJson, names::BadName, status::Answer,
+    address::Address, ca::BadAuthority, change::document::BadDocument, compat::BadVersion, connect::Unreachable,
+    context::BadContext, dev::BadDev, json::BadJson, names::BadName, status::Answer,
 };
 
 /// The codes that the tool exits with. Scripts depend on them.
@@ -94,6 +94,8 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Authority(#[from] BadAuthority),
     #[error("{0}")]
+    Version(#[from] BadVersion),
+    #[error("{0}")]
     Context(#[from] BadContext),
     /// What the user has set is of no use.
     #[error("{0}")]
@@ -156,6 +158,7 @@ impl CliError {
             | Self::File { .. }
             | Self::Authority(_)
             | Self::Context(_)
+            | Self::Version(_)
             | Self::Refusal(_)
             | Self::Stdin(_) => exit::USAGE,
             Self::Unreachable(_) => exit::UNREACHABLE,

@@ -8,6 +8,7 @@
 //!             │    ├─ reflect    the server's descriptors, by server reflection
 //!             │    ├─ json       text to messages, one by one as they come
 //!             │    └─ codec      messages whose types are known only at run time
+//!             ├─ check-compat ───▶ .proto files, descriptors, or reflect
 //!             ├─ ca, context ────▶ files: certificates, and which cluster is meant
 //!             └─ dev ────────────▶ processes of an application on this machine
 //! ```
@@ -35,6 +36,7 @@ mod ca;
 mod call;
 mod change;
 mod codec;
+mod compat;
 mod connect;
 mod context;
 mod describe;
@@ -105,6 +107,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Ca(verb) => ca::run(&verb, out).await,
         Verb::Keyring(verb) => keyring::run(&verb, out).await,
         Verb::Context(verb) => context::run(&verb, out).await,
+        Verb::CheckCompat(args) => compat::run(&args, out).await,
         Verb::Dev(args) => dev::run(&args, out).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();

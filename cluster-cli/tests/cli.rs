@@ -216,3 +216,50 @@ async fn a_reader_that_has_read_enough_is_no_failure() {
         assert_eq!(ran(child).await.ok(), "");
     }
 }
+
+/// The shop as it runs, its sources, and sources that were changed.
+#[tokio::test]
+async fn versions_are_compared_by_what_they_say_on_the_wire() {
+    let shop = Shop::start().await;
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop/proto");
+    let ingress = shop.node.ingress_address().to_string();
+    let same = shop.run(&["check-compat", &ingress, sources]).await.ok();
+    assert!(same.starts_with("compatible: "), "{same}");
+
+    let changed = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").args(["-r", sources]).arg(changed.path()).status().await.unwrap();
+    assert!(copied.success());
+    let changed = changed.path().join("proto");
+    let file = changed.join("shop/v1/cart.proto");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("string user_id = 1;"));
+    std::fs::write(&file, text.replacen("string user_id = 1;", "int64 user_id = 1;", 1)).unwrap();
+    let changed = changed.display().to_string();
+    for old in [&*ingress, sources] {
+        let apart = shop.run(&["check-compat", old, &changed]).await;
+        assert!(apart.out.contains("user_id") && apart.out.contains("field-type"), "{apart:?}");
+        assert_eq!(apart.failed(1), "error: one difference keeps the two versions apart\n");
+    }
+    let json = shop.run(&["check-compat", sources, &changed, "-o", "json"]).await;
+    assert!(json.out.contains("\"compatible\": false") && json.out.contains("\"rule\": \"field-type\""), "{json:?}");
+    json.failed(1);
+}
+
+#[tokio::test]
+async fn what_is_no_version_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("bad.binpb"), b"\xff\xff").unwrap();
+    std::fs::create_dir(path("empty")).unwrap();
+    std::fs::create_dir(path("broken")).unwrap();
+    std::fs::write(path("broken/a.proto"), "syntax = \"proto3\";\nmessage {").unwrap();
+    for (version, part) in [
+        ("no such thing".to_owned(), "no folder of .proto files"),
+        (path("bad.binpb"), "holds no descriptors"),
+        (path("empty"), "has no .proto files"),
+        (path("broken"), "a.proto:2"),
+    ] {
+        let error = ran(outpost(&["check-compat", &version, &version]).spawn().unwrap()).await.failed(2);
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}

@@ -48,6 +48,9 @@ pub mod cluster {
     }
 }
 
+/// The text of `outpost/v1/options.proto`, which an application's `.proto` files may import.
+pub const OPTIONS: &str = include_str!("../proto/outpost/v1/options.proto");
+
 /// `outpost.v1`: what an application's `.proto` files say to the framework.
 #[allow(
     missing_docs,

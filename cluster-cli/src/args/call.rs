@@ -64,6 +64,13 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_name: Option<String>,
 }
 
+impl TlsArgs {
+    /// Whether one of them asks for TLS.
+    pub(crate) fn is_set(&self) -> bool {
+        self.tls || self.tls_ca.is_some() || self.tls_name.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CallOutput {
     /// Indented JSON.
