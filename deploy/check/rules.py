@@ -5,6 +5,7 @@
     rules.py changes HELM CHART         what may and may not change when a value does
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import yaml
 
 # ConfigMaps that value files of ci/ mount, and that are not the chart's.
-OF_THE_USER = {"shop-policy"}
+OF_THE_USER = {"shop-policy", "shop-issuer"}
 RELEASE = ["template", "shop", "--namespace", "prod"]
 
 
@@ -136,6 +137,40 @@ def check_node(manifest):
         expect(manifest["spec"]["minReadySeconds"] >= 15, "the next pod is replaced before the last one votes again")
 
 
+def check_callers(variables):
+    """What clients show, and what it is checked with, go together."""
+    tls = {key.removeprefix("OUTPOST_INGRESS__TLS__") for key in variables if key.startswith("OUTPOST_INGRESS__TLS__")}
+    plain = variables.get("OUTPOST_INGRESS__PLAINTEXT_BEYOND_LOOPBACK") == "true"
+    expect(plain != ({"CERTIFICATE", "KEY"} <= tls) and not (plain and tls), "TLS for clients is half there")
+    expect("CLIENT_AUTHORITIES" in tls or "CLIENT_CERTIFICATES" not in tls, "certificates are required, and none is believed")
+    start = "OUTPOST_CALLERS__TOKENS__"
+    tokens = {key.removeprefix(start): value for key, value in variables.items() if key.startswith(start)}
+    needed = {"KEYS", "ISSUER", "AUDIENCES"}
+    expect(not tokens or needed <= tokens.keys(), f"of callers.tokens, {sorted(needed - tokens.keys())} are missing")
+    for key in tokens.keys() & {"AUDIENCES", "ALGORITHMS"}:
+        read = json.loads(tokens[key])
+        expect(isinstance(read, list) and read, f"{start}{key} is no list of some")
+
+
+def check_files(spec, by_name):
+    """A file that a variable names is in a volume, as far as can be told."""
+    [container] = spec["containers"]
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    mounted = {mount["mountPath"]: volumes.get(mount["name"]) for mount in container.get("volumeMounts", [])}
+    for variable, path in environment(container).items():
+        if not path.startswith("/etc/outpost/"):
+            continue
+        folder, file = path.rsplit("/", 1)
+        expect(mounted.get(folder), f"{variable} names {path}, and nothing is mounted there")
+        volume = mounted[folder]
+        source = volume.get("secret") or volume.get("configMap") or {}
+        config = by_name.get(("ConfigMap", volume.get("configMap", {}).get("name")))
+        if items := source.get("items"):
+            expect(file in {item["path"] for item in items}, f"{variable} names {path}, which is not in {volume['name']}")
+        elif config:
+            expect(file in config["data"], f"{variable} names {path}, which is not in {volume['name']}")
+
+
 def check_file(manifests):
     by_name = {}
     for manifest in manifests:
@@ -154,6 +189,8 @@ def check_file(manifests):
                     expect(known, f"there is no ConfigMap {config}")
             if kind in ("StatefulSet", "Deployment"):
                 check_node(manifest)
+                check_callers(environment(pod_of(manifest)["spec"]["containers"][0]))
+                check_files(pod_of(manifest)["spec"], by_name)
                 labels = pod_of(manifest)["metadata"]["labels"]
                 for key, value in manifest["spec"]["selector"]["matchLabels"].items():
                     expect(labels.get(key) == value, f"the selector's {key} is not on the pods")
@@ -231,6 +268,8 @@ def changes(helm, chart):
     same("scaling down below the voters", "--set", "replicas=4", "--is-upgrade", but={("StatefulSet", name), job})
     same("another placement", "--set", "placement.document.module.cart.pin.node=shop-2", but={("ConfigMap", f"{name}-placement")})
     same("another operator", "--set", "operators.bob.scope=read", but={("ConfigMap", f"{name}-operators")})
+    same("another policy", "--set", "callers.policy.orders.clients={anyone}", but={("ConfigMap", f"{name}-callers")})
+    same("a policy for one more module", "--set", "callers.policy.cart.clients={token}", but={("ConfigMap", f"{name}-callers")})
     same("other bounds of the autoscaler", "--set", "stateless.autoscaling.maxReplicas=9", but={("HorizontalPodAutoscaler", f"{name}-stateless")})
     same("who may connect", "--set", "networkPolicy.ingressFrom=null", but={("NetworkPolicy", name)})
 
@@ -239,6 +278,14 @@ def changes(helm, chart):
     after = rendered(helm, chart, *base, "--set", "rollOnSettingsChange=false", "--set", "settings.log.format=text")
     other = rendered(helm, chart, *base, "--set", "rollOnSettingsChange=false")
     expect(pods(after) == pods(other), "changed settings restart pods, although rollOnSettingsChange is false")
+
+    # What nodes read only when they start.
+    for change in ("callers.mode=audit", "callers.tokens.issuer=https://other.example.org", "ingress.tls.clientAuthorities.required=true"):
+        expect(pods(rendered(helm, chart, *base, "--set", change)) != pods(before), f"{change} restarts no pod")
+    # The default is not said, so that a program of before there was such a setting starts.
+    plain = rendered(helm, chart, "-f", str(ci / "secret-values.yaml"))["StatefulSet", "shop"]
+    said = [key for key in environment(pod_of(plain)["spec"]["containers"][0]) if "CALLERS" in key or "CLIENT" in key]
+    expect(not said, f"{said} are set, and nobody asked for that")
 
     # The sleep of Kubernetes 1.30, on which no older one may be asked to.
     def sleeps(version):
@@ -254,11 +301,13 @@ def changes(helm, chart):
     try:
         import tomllib
     except ImportError:
-        return "12 changes (no tomllib before Python 3.11: outpost.toml is not parsed)"
-    read = tomllib.loads(text)
-    wanted = yaml.safe_load((ci / "csi-values.yaml").read_text())["settings"]
-    expect(read == wanted, f"outpost.toml says {read}, and the values {wanted}")
-    return "12 changes"
+        return "18 changes (no tomllib before Python 3.11: outpost.toml and policy.toml are not parsed)"
+    values = yaml.safe_load((ci / "csi-values.yaml").read_text())
+    policy = before["ConfigMap", f"{name}-callers"]["data"]["policy.toml"]
+    for file, text, wanted in (("outpost.toml", text, values["settings"]), ("policy.toml", policy, values["callers"]["policy"])):
+        read = tomllib.loads(text)
+        expect(read == wanted, f"{file} says {read}, and the values {wanted}")
+    return "18 changes"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ use crate::status::CallError;
 ///
 /// State that the module shares between calls is the module's to guard, as in any Rust server (a `Mutex` is poisoned).
 #[inline]
-pub(crate) fn run<T>(slot: &Slot, path: &str, scope: &Scope, code: impl FnOnce() -> T) -> Result<T, CallError> {
+pub(crate) fn run<T>(slot: &Slot, path: &str, scope: Scope, code: impl FnOnce() -> T) -> Result<T, CallError> {
     scope.within(slot.chain()).enter(|| catch(slot, path, code))
 }
 
@@ -59,7 +59,7 @@ impl<F: Future + Unpin> Guarded<'_, F> {
     #[inline]
     pub(crate) fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, CallError> {
         let Self { slot, path, scope, future } = self;
-        run(slot, path, scope, || {
+        run(slot, path, *scope, || {
             let polled = Pin::new(future.as_mut().expect("a future is not polled after its end")).poll(cx);
             if polled.is_ready() {
                 *future = None;

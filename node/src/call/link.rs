@@ -173,7 +173,7 @@ impl Link {
             Ok(frame::Small::Larger(body)) => return self.stream(slot::Request::from_parts(parts, body), way).await,
             Err(status) => return Err(Unanswered::NotRun(status.message().to_owned())),
         };
-        let call = parts.uri.path_and_query().map(|path| frame::call(path, &parts.headers, body.clone(), way.clone()));
+        let call = parts.uri.path_and_query().map(|path| frame::call(path, &parts.headers, body.clone(), way));
         let carried = match call {
             Some(call) => self.carried(&carrier, call).await,
             None => None,

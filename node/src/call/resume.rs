@@ -126,7 +126,7 @@ where
         let pause = self.after(status)?;
         let call = self.make();
         // Whoever reads the stream may do so in another call than the one that it was asked for in.
-        let again = self.scope.clone().around(async move {
+        let again = self.scope.around(async move {
             pause.await;
             call.await.map(Response::into_inner)
         });

@@ -1,10 +1,8 @@
 //! What a call hands down to the calls that it makes, without the module's doing.
 
 use std::{
-    cell::RefCell,
-    mem,
+    cell::Cell,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,14 +10,14 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::{chain::Chain, deadline};
-use crate::{module::Starting, status::CallError, trust::Client};
+use crate::{module::Starting, status::CallError};
 
 /// How deep calls within this process may nest. They share one stack, and to overflow it would end the process; a
 /// program that means to go this deep has a loop.
 const MAX_DEPTH: u8 = 64;
 
-/// The facts that are in force while a piece of a call is polled.
-#[derive(Debug, Clone, Default)]
+/// The facts that are in force while a piece of a call is polled. Copied, so that it costs no reference count.
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Scope {
     /// When the call that is being served must have ended. Whoever entered the scope sees to that.
     pub(crate) deadline: Option<Instant>,
@@ -27,22 +25,18 @@ pub(crate) struct Scope {
     depth: u8,
     /// The modules that it has come through.
     pub(crate) chain: Chain,
-    /// The client that has begun it, where one has shown who it is. A call without one costs no reference count.
-    pub(crate) client: Option<Arc<Client>>,
     /// The module whose factory is running.
     pub(crate) starting: Option<Starting>,
 }
 
 thread_local! {
-    static CURRENT: RefCell<Scope> =
-        const { RefCell::new(Scope { deadline: None, depth: 0, chain: Chain::NONE, client: None, starting: None }) };
+    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, depth: 0, chain: Chain::NONE, starting: None }) };
 }
 
 impl Scope {
     #[inline]
     pub(crate) fn current() -> Self {
-        // A thread that ends has none any more.
-        CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
+        CURRENT.get()
     }
 
     /// The scope of a call made in this one, and the deadline to enforce on it: none, where an outer call ends it in
@@ -59,30 +53,25 @@ impl Scope {
     }
 
     /// The scope that a call from another node, nested in so many calls of these modules, begins in.
-    pub(crate) fn arrived(depth: u8, chain: Chain, client: Option<Arc<Client>>) -> Self {
-        Self { depth, chain, client, ..Self::default() }
+    pub(crate) fn arrived(depth: u8, chain: Chain) -> Self {
+        Self { depth, chain, ..Self::default() }
     }
 
     /// The scope of such a call, which must have ended by `deadline`.
     ///
     /// # Errors
     /// One that is nested too deep.
-    pub(crate) fn of_carried(
-        depth: u8,
-        chain: Chain,
-        client: Option<Arc<Client>>,
-        deadline: Option<Instant>,
-    ) -> Result<Self, CallError> {
+    pub(crate) fn of_carried(depth: u8, chain: Chain, deadline: Option<Instant>) -> Result<Self, CallError> {
         if depth >= MAX_DEPTH {
             return Err(CallError::TooDeep(MAX_DEPTH));
         }
-        Ok(Self { deadline, depth: depth + 1, chain, client, starting: None })
+        Ok(Self { deadline, depth: depth + 1, chain, starting: None })
     }
 
     /// The scope of what a module does for a call.
     #[inline]
-    pub(crate) fn within(&self, module: Chain) -> Self {
-        Self { chain: self.chain.with(module), ..self.clone() }
+    pub(crate) fn within(self, module: Chain) -> Self {
+        Self { chain: self.chain.with(module), ..self }
     }
 
     /// How many calls a call in this scope is nested in.
@@ -101,12 +90,10 @@ impl Scope {
         struct Restore(Scope);
         impl Drop for Restore {
             fn drop(&mut self) {
-                let outer = mem::take(&mut self.0);
-                let _ = CURRENT.try_with(|current| drop(current.replace(outer)));
+                CURRENT.set(self.0);
             }
         }
-        let outer = CURRENT.try_with(|current| current.replace(self));
-        let _restore = outer.ok().map(Restore);
+        let _restore = Restore(CURRENT.replace(self));
         body()
     }
 
@@ -132,6 +119,6 @@ impl<F: Future> Future for Scoped<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let future = this.future;
-        this.scope.clone().enter(|| future.poll(cx))
+        this.scope.enter(|| future.poll(cx))
     }
 }

@@ -76,7 +76,7 @@ impl<T> LocalStream<T> {
         if self.pass.as_ref().is_some_and(Pass::is_cut) {
             return Poll::Ready(Some(Err(moved().into())));
         }
-        let next = match guard::run(&self.slot, self.path, &self.scope, || stream.as_mut().poll_next(cx)) {
+        let next = match guard::run(&self.slot, self.path, self.scope, || stream.as_mut().poll_next(cx)) {
             // A stream that ends with an error of code OK ends, as it would on a wire.
             Ok(Poll::Ready(Some(Err(status)))) if status.code() == Code::Ok => Poll::Ready(None),
             Ok(next) => next.map_err(as_from_wire),

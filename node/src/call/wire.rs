@@ -62,10 +62,9 @@ pub(crate) async fn serve(
     in_flight: Option<InFlight>,
 ) -> Response {
     let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
-    // What begins here is in the scope of who makes it, but for a client's call, which is in none.
-    let entered = match (arrival.hops, &arrival.client) {
-        (0, None) => Scope::of_call(timeout),
-        (_, client) => Scope::arrived(arrival.depth, arrival.chain, client.clone()).enter(|| Scope::of_call(timeout)),
+    let entered = match arrival.hops {
+        0 => Scope::of_call(timeout),
+        _ => Scope::arrived(arrival.depth, arrival.chain).enter(|| Scope::of_call(timeout)),
     };
     let (scope, timer) = match entered {
         Ok(entered) => entered,
@@ -83,8 +82,7 @@ pub(crate) async fn serve(
     let (ongoing, ended) = passed::ongoing();
     let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let hops = arrival.hops;
-    let call = Call { slot: &slot, path: path.path(), method, scope: scope.clone(), arrival };
+    let call = Call { slot: &slot, path: path.path(), method, scope, arrival };
     let answer = call.answer(request);
     let answer = match timer {
         None => answer.await,
@@ -93,7 +91,7 @@ pub(crate) async fn serve(
     let (mut response, of_node) = match answer {
         Ok(Answer { mut response, pass, from }) => {
             if let Some(pass) = &pass
-                && hops > 0
+                && arrival.hops > 0
             {
                 placed::tell_epoch(response.headers_mut(), pass.epoch(), slot.fence());
             }
@@ -242,7 +240,7 @@ impl Call<'_> {
             }
             match &**target {
                 Target::Local(_) => "it is about to move".clone_into(&mut tries.why),
-                Target::Placed(placed) if placed.may_forward(&self.arrival) => {
+                Target::Placed(placed) if placed.may_forward(self.arrival) => {
                     let placed = Arc::clone(placed);
                     drop(target);
                     let outgoing = outgoing.get_or_insert_with(|| {
@@ -269,7 +267,7 @@ impl Call<'_> {
             }
             let waiting = match &waiting {
                 Some(waiting) => waiting,
-                None => waiting.insert(slot.wait(&self.scope)?),
+                None => waiting.insert(slot.wait(self.scope)?),
             };
             let pause = match self.arrival.hops {
                 0 => (!tries.nodes.is_empty()).then_some(PAUSE),
@@ -308,9 +306,9 @@ impl Call<'_> {
         let run = || {
             let (slot, path, local, pass) =
                 (Arc::clone(self.slot), self.path.to_owned(), local.not_keeping(), pass.again());
-            let (method, scope, arrival) = (self.method, self.scope.clone(), self.arrival.clone());
+            let (method, scope, arrival) = (self.method, self.scope, self.arrival);
             async move {
-                let call = Call { slot: &slot, path: &path, method, scope: scope.clone(), arrival };
+                let call = Call { slot: &slot, path: &path, method, scope, arrival };
                 match call.run(&local, pass, request, Pass::is_in_time).await {
                     Ok(answer) => scope.around(Reply::read(answer.response)).await,
                     Err(status) => Reply::of(status),
@@ -335,7 +333,7 @@ impl Call<'_> {
         request: Request,
         counts: fn(&Pass) -> Result<(), Refusal>,
     ) -> Result<Answer, Status> {
-        let answer = run_inside(self.slot, self.path, self.scope.clone(), &mut pass, || local.call(request)).await?;
+        let answer = run_inside(self.slot, self.path, self.scope, &mut pass, || local.call(request)).await?;
         counts(&pass).map_err(|refusal| refusal.of(self.slot.module(), pass.epoch()))?;
         let mut response = answer.map_err(|error| match Status::try_from_error(error) {
             Ok(status) => as_from_wire(status),
@@ -383,10 +381,9 @@ impl Call<'_> {
             let attempt = Attempt {
                 link,
                 epoch: placed.epoch,
-                hops: self.arrival.hops,
+                arrival: self.arrival,
                 depth: self.scope.depth().saturating_sub(1),
                 chain: self.scope.chain,
-                client: self.scope.client.clone(),
                 unary: self.method.unary,
             };
             match attempt.send(request).await {
@@ -587,7 +584,7 @@ impl http_body::Body for CallBody {
         if this.pass.as_ref().is_some_and(Pass::is_cut) {
             return this.end();
         }
-        let frame = guard::run(&this.slot, this.path.path(), &this.scope, || Pin::new(body).poll_frame(cx));
+        let frame = guard::run(&this.slot, this.path.path(), this.scope, || Pin::new(body).poll_frame(cx));
         match frame {
             Ok(Poll::Pending) if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
             Ok(Poll::Pending) => match &mut this.pass {

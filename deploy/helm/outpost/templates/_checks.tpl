@@ -64,6 +64,36 @@
 {{- if and $values.ingress.tls.secretName $values.ingress.plaintext -}}
 {{- fail "ingress.plaintext is true, and ingress.tls.secretName is set: choose one" -}}
 {{- end -}}
+{{- $authorities := $values.ingress.tls.clientAuthorities -}}
+{{- if and $authorities.required (not $authorities.secretName) -}}
+{{- fail "ingress.tls.clientAuthorities.required is true, and nobody could show a certificate that is believed: set ingress.tls.clientAuthorities.secretName, a Secret with the certificates of those who may sign" -}}
+{{- end -}}
+{{- if and $authorities.secretName (not $values.ingress.tls.secretName) -}}
+{{- fail "ingress.tls.clientAuthorities needs TLS: set ingress.tls.secretName, a Secret with tls.crt and tls.key, and leave ingress.plaintext false" -}}
+{{- end -}}
+
+{{- $tokens := $values.callers.tokens -}}
+{{- if or (include "outpost.hasTokens" .) $tokens.algorithms $tokens.scopesClaim -}}
+{{- if not $tokens.issuer -}}
+{{- fail "callers.tokens.issuer is missing: the one whose tokens are believed, as their claim iss says, such as https://id.example.org" -}}
+{{- end -}}
+{{- if not $tokens.audiences -}}
+{{- fail (printf "callers.tokens.audiences is missing: whom tokens have to be for, as their claim aud says, such as [%s]" $full) -}}
+{{- end -}}
+{{- if not $tokens.keys.configMapName -}}
+{{- fail (printf "callers.tokens.keys.configMapName is missing: the ConfigMap with the issuer's keys, a JWK Set. To make one:\n\n  kubectl create configmap %s-issuer -n %s --from-file=%s=keys.json" $full .Release.Namespace $tokens.keys.key) -}}
+{{- end -}}
+{{- end -}}
+{{- if not (include "outpost.hasTokens" .) -}}
+{{- with include "outpost.firstNamed" (list $values.callers.policy (list "token" "scope")) -}}
+{{- fail (printf "callers.policy: %s, and no token is believed: set callers.tokens.issuer, audiences and keys.configMapName" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if not $authorities.secretName -}}
+{{- with include "outpost.firstNamed" (list $values.callers.policy (list "certificate")) -}}
+{{- fail (printf "callers.policy: %s, and clients are asked for no certificate: set ingress.tls.clientAuthorities.secretName" .) -}}
+{{- end -}}
+{{- end -}}
 
 {{- if $values.placement.enabled -}}
 {{- if not $values.tool.image.repository -}}
@@ -105,16 +135,27 @@
   (list "trust.gossip_keys" "set trust.gossipKeys")
   (list "ingress.listen" "the chart sets it")
   (list "ingress.plaintext_beyond_loopback" "set ingress.plaintext")
-  (list "ingress.tls" "set ingress.tls.secretName")
+  (list "ingress.tls" "set ingress.tls.secretName, and for clients' certificates ingress.tls.clientAuthorities")
+  (list "callers.mode" "set callers.mode of the chart")
+  (list "callers.policy" "set callers.policy of the chart")
+  (list "callers.tokens.keys" "set callers.tokens.keys of the chart")
+  (list "callers.tokens.issuer" "set callers.tokens.issuer of the chart")
+  (list "callers.tokens.audiences" "set callers.tokens.audiences of the chart")
+  (list "callers.tokens.algorithms" "set callers.tokens.algorithms of the chart")
+  (list "callers.tokens.scopes_claim" "set callers.tokens.scopesClaim")
   (list "admin.enabled" "the chart needs it")
   (list "admin.listen" "see trust.mode")
   (list "admin.operators" "set operators")
   (list "health.listen" "the chart sets it")
 -}}
 {{- $parts := splitList "." (index $owned 0) -}}
-{{- $table := get $values.settings (index $parts 0) -}}
+{{- $table := $values.settings -}}
+{{- range initial $parts -}}
+{{- $table = ternary $table dict (kindIs "map" $table) -}}
+{{- $table = get $table . -}}
+{{- end -}}
 {{- if kindIs "map" $table -}}
-{{- if hasKey $table (index $parts 1) -}}
+{{- if hasKey $table (last $parts) -}}
 {{- fail (printf "settings.%s is not to be set here: %s" (index $owned 0) (index $owned 1)) -}}
 {{- end -}}
 {{- end -}}

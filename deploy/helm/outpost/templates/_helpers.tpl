@@ -145,3 +145,24 @@ secret:
 {{- define "outpost.hasOperator" -}}
 {{- if and (ne .Values.trust.mode "none") .Values.operator.name (or (eq .Values.trust.mode "csi") .Values.operator.secretName) -}}yes{{- end -}}
 {{- end -}}
+
+{{/* Whether nodes check clients' tokens: any of what is required, and `outpost.checks` sees to the rest. */}}
+{{- define "outpost.hasTokens" -}}
+{{- with .Values.callers.tokens -}}
+{{- if or .issuer .audiences .keys.configMapName -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The first clients in a policy that begin with one of some words, and where: a list of the policy and the words. */}}
+{{- define "outpost.firstNamed" -}}
+{{- $words := index . 1 -}}
+{{- $found := list -}}
+{{- range $module, $rules := index . 0 -}}
+{{- $all := get $rules "clients" | default list -}}
+{{- range get $rules "methods" | default dict -}}{{- $all = concat $all (get . "clients" | default list) -}}{{- end -}}
+{{- range $client := $all -}}
+{{- if has (index (splitList ":" $client) 0) $words -}}{{- $found = append $found (printf "module `%s` names `%s`" $module $client) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $found -}}{{ index . 0 }}{{- end -}}
+{{- end -}}

@@ -6,6 +6,7 @@
 {{- $full := include "outpost.fullname" $root -}}
 {{- $any := include "outpost.any" $root -}}
 {{- $trusted := ne $values.trust.mode "none" -}}
+{{- $tokens := include "outpost.hasTokens" $root -}}
 {{- $disk := and (not $stateless) (ne $values.persistence.mode "none") -}}
 metadata:
   labels:
@@ -111,9 +112,45 @@ spec:
           value: /etc/outpost/ingress/tls.crt
         - name: OUTPOST_INGRESS__TLS__KEY
           value: /etc/outpost/ingress/tls.key
+        {{- with $values.ingress.tls.clientAuthorities }}
+        {{- if .secretName }}
+        - name: OUTPOST_INGRESS__TLS__CLIENT_AUTHORITIES
+          value: /etc/outpost/clients/ca.crt
+        {{- end }}
+        {{- if .required }}
+        - name: OUTPOST_INGRESS__TLS__CLIENT_CERTIFICATES
+          value: required
+        {{- end }}
+        {{- end }}
         {{- else }}
         - name: OUTPOST_INGRESS__PLAINTEXT_BEYOND_LOOPBACK
           value: "true"
+        {{- end }}
+        {{- if ne $values.callers.mode "enforce" }}
+        - name: OUTPOST_CALLERS__MODE
+          value: {{ $values.callers.mode }}
+        {{- end }}
+        {{- if $values.callers.policy }}
+        - name: OUTPOST_CALLERS__POLICY
+          value: /etc/outpost/callers/policy.toml
+        {{- end }}
+        {{- if $tokens }}
+        {{- with $values.callers.tokens }}
+        - name: OUTPOST_CALLERS__TOKENS__KEYS
+          value: /etc/outpost/token-keys/keys.json
+        - name: OUTPOST_CALLERS__TOKENS__ISSUER
+          value: {{ .issuer | quote }}
+        - name: OUTPOST_CALLERS__TOKENS__AUDIENCES
+          value: {{ .audiences | toJson | quote }}
+        {{- with .algorithms }}
+        - name: OUTPOST_CALLERS__TOKENS__ALGORITHMS
+          value: {{ . | toJson | quote }}
+        {{- end }}
+        {{- with .scopesClaim }}
+        - name: OUTPOST_CALLERS__TOKENS__SCOPES_CLAIM
+          value: {{ . | quote }}
+        {{- end }}
+        {{- end }}
         {{- end }}
         - name: OUTPOST_ADMIN__LISTEN
           value: {{ printf "%s:7001" (ternary $any (include "outpost.loopback" $root) $trusted) | quote }}
@@ -209,6 +246,21 @@ spec:
           mountPath: /etc/outpost/ingress
           readOnly: true
         {{- end }}
+        {{- if $values.ingress.tls.clientAuthorities.secretName }}
+        - name: client-authorities
+          mountPath: /etc/outpost/clients
+          readOnly: true
+        {{- end }}
+        {{- if $values.callers.policy }}
+        - name: callers
+          mountPath: /etc/outpost/callers
+          readOnly: true
+        {{- end }}
+        {{- if $tokens }}
+        - name: token-keys
+          mountPath: /etc/outpost/token-keys
+          readOnly: true
+        {{- end }}
         {{- with $values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -249,6 +301,30 @@ spec:
       secret:
         secretName: {{ . | quote }}
         defaultMode: 0440
+    {{- end }}
+    {{- with $values.ingress.tls.clientAuthorities }}
+    {{- if .secretName }}
+    - name: client-authorities
+      secret:
+        secretName: {{ .secretName | quote }}
+        defaultMode: 0440
+        items:
+          - key: {{ .key | quote }}
+            path: ca.crt
+    {{- end }}
+    {{- end }}
+    {{- if $values.callers.policy }}
+    - name: callers
+      configMap:
+        name: {{ $full }}-callers
+    {{- end }}
+    {{- if $tokens }}
+    - name: token-keys
+      configMap:
+        name: {{ $values.callers.tokens.keys.configMapName | quote }}
+        items:
+          - key: {{ $values.callers.tokens.keys.key | quote }}
+            path: keys.json
     {{- end }}
     {{- with $values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
