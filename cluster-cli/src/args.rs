@@ -258,6 +258,8 @@ mod tests {
             ("outpost history show 3 -o json", true),
             ("outpost check-compat old new -o json --tls", true),
             ("outpost check-compat old", false),
+            ("outpost call a/B --tls-certificate a.pem --tls-key a.key", true),
+            ("outpost call a/B --tls-certificate a.pem", false),
             ("outpost dev --nodes 0 -- shop", false),
             ("outpost dev", false),
             ("outpost dev -- shop --log debug", true),

@@ -4,6 +4,7 @@ mod rules;
 
 use std::{
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -41,11 +42,25 @@ pub(crate) enum BadVersion {
 pub(crate) async fn run(args: &CompatArgs, out: &mut Output) -> Result<(), CliError> {
     let old = services(&args.old, &args.tls).await?;
     let new = services(&args.new, &args.tls).await?;
-    let found = rules::compare(&old, &new);
+    let found = rules::compare(&old.services, &new.services);
+    for (one, other) in [(&old, &new), (&new, &old)] {
+        let listed =
+            |service: &&ServiceDescriptor| one.services.iter().any(|known| known.full_name() == service.full_name());
+        let missing: Vec<_> =
+            other.services.iter().filter(|service| !listed(service)).map(ServiceDescriptor::full_name).collect();
+        if one.reflected && !missing.is_empty() {
+            let _ = writeln!(
+                io::stderr(),
+                "note: {} does not tell of {}: a node tells clients of no internal services; compare folders or files for those",
+                one.text,
+                missing.join(", ")
+            );
+        }
+    }
     match args.output {
         DataOutput::Json => out.print_json(&json!({ "compatible": found.is_empty(), "differences": found })).await?,
         DataOutput::Table if found.is_empty() => {
-            out.print(&format!("compatible: {} services were compared\n", old.len())).await?;
+            out.print(&format!("compatible: {} services were compared\n", old.services.len())).await?;
         }
         DataOutput::Table => {
             let mut table = Table::new();
@@ -64,9 +79,18 @@ pub(crate) async fn run(args: &CompatArgs, out: &mut Output) -> Result<(), CliEr
     }
 }
 
+/// A version, as it was given.
+struct Version<'a> {
+    text: &'a str,
+    services: Vec<ServiceDescriptor>,
+    /// By a server, which need not tell of all.
+    reflected: bool,
+}
+
 /// The services of a version: of a folder, of a file, or of a server.
-async fn services(text: &str, tls: &TlsArgs) -> Result<Vec<ServiceDescriptor>, CliError> {
+async fn services<'a>(text: &'a str, tls: &TlsArgs) -> Result<Version<'a>, CliError> {
     let path = Path::new(text);
+    let mut reflected = false;
     let found = if path.is_dir() {
         compiled(path)?
     } else if path.is_file() {
@@ -75,7 +99,10 @@ async fn services(text: &str, tls: &TlsArgs) -> Result<Vec<ServiceDescriptor>, C
         DescriptorPool::decode(&*read).map_err(|error| bad(error.to_string()))?.services().collect()
     } else {
         match text.parse::<Address>() {
-            Ok(address) => reflected(address, tls).await?,
+            Ok(address) => {
+                reflected = true;
+                by_reflection(address, tls).await?
+            }
             Err(error) => {
                 return Err(BadVersion::Nothing { text: text.to_owned(), why: error.to_string() }.into());
             }
@@ -84,10 +111,10 @@ async fn services(text: &str, tls: &TlsArgs) -> Result<Vec<ServiceDescriptor>, C
     if found.is_empty() {
         return Err(BadVersion::NoServices(text.to_owned()).into());
     }
-    Ok(found)
+    Ok(Version { text, services: found, reflected })
 }
 
-async fn reflected(address: Address, tls: &TlsArgs) -> Result<Vec<ServiceDescriptor>, CliError> {
+async fn by_reflection(address: Address, tls: &TlsArgs) -> Result<Vec<ServiceDescriptor>, CliError> {
     /// What every node has, whatever the program.
     const OWN: &str = "grpc.";
     let address = address.with_tls(tls.is_set());

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 use tonic::{
     Status,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use crate::{
@@ -187,14 +187,17 @@ pub(crate) async fn connect(address: &Address, from: &From, tls: Option<&TlsArgs
 }
 
 fn client_tls(args: Option<&TlsArgs>) -> Result<ClientTlsConfig, CliError> {
+    let read = |path: &PathBuf| fs::read(path).map_err(|error| CliError::File { path: path.clone(), error });
     let mut config = ClientTlsConfig::new();
     config = match args.and_then(|args| args.tls_ca.as_ref()) {
         None => config.with_native_roots(),
-        Some(path) => {
-            let pem = fs::read(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-            config.ca_certificate(Certificate::from_pem(pem))
-        }
+        Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
     };
+    if let Some(args) = args
+        && let (Some(certificate), Some(key)) = (&args.tls_certificate, &args.tls_key)
+    {
+        config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
     if let Some(name) = args.and_then(|args| args.tls_name.as_ref()) {
         config = config.domain_name(name);
     }

@@ -62,12 +62,18 @@ pub(crate) struct TlsArgs {
     /// The name that the server's certificate must have, if it is not the address's. Implies --tls.
     #[arg(long, value_name = "NAME")]
     pub(crate) tls_name: Option<String>,
+    /// Shows the certificate in this PEM file, to a server that asks for one. Implies --tls.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 impl TlsArgs {
     /// Whether one of them asks for TLS.
     pub(crate) fn is_set(&self) -> bool {
-        self.tls || self.tls_ca.is_some() || self.tls_name.is_some()
+        self.tls || self.tls_ca.is_some() || self.tls_name.is_some() || self.tls_certificate.is_some()
     }
 }
 

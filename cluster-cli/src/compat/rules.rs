@@ -1,8 +1,11 @@
 //! Whether two versions of a program can call each other while both run. Pure: descriptors in, differences out.
 //!
 //! What counts is what protobuf has on the wire (https://protobuf.dev/programming-guides/proto3/#updating): numbers, not
-//! names, but that a name which is found under another number was hardly meant to be. While a cluster is upgraded, messages go both ways, so each rule holds in both directions. Packages and services
-//! are an exception: a call names them.
+//! names, but that a name which is found under another number was hardly meant to be. Packages, services and methods have
+//! no numbers: a call names them.
+//!
+//! While a cluster is upgraded, messages go both ways, so what is compared is compared in both directions. What is new is not a
+//! difference: it is for the new version not to call before the old one has gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
