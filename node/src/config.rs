@@ -737,7 +737,10 @@ impl Settings {
     /// The limits of the listener for other nodes: those of the ingress, but that one connection carries the calls of a
     /// whole node.
     pub(crate) fn for_nodes(&self) -> IngressSettings {
-        IngressSettings { max_concurrent_streams: 10_000, tls: None, ..self.ingress.clone() }
+        /// What nodes add to a call: who has begun it, for the most part.
+        const OF_NODES: u64 = 8 << 10;
+        let max_header_list_size = Size::of_bytes(self.ingress.max_header_list_size.bytes().saturating_add(OF_NODES));
+        IngressSettings { max_concurrent_streams: 10_000, tls: None, max_header_list_size, ..self.ingress.clone() }
     }
 
     /// What the types can't say: bounds, and what must not go together.

@@ -6,20 +6,24 @@
 //! **Invariant:** whether the process is alive never depends on other nodes, nor on how far its start has come: to end it
 //! would mend nothing.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::sleep,
+};
 
 use crate::net::TcpListener;
 
 /// How long a request may take to come.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at a time. Further ones are closed at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Connections at a time. For a further one, the oldest is closed: who keeps many open must not keep others out.
 const MOST: usize = 64;
 
 /// How far a node is.
@@ -49,18 +53,18 @@ impl Phase {
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, phase: watch::Receiver<Phase>) {
     let mut open = JoinSet::new();
+    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = open.join_next() => continue,
         };
         let stream = match stream {
-            Ok((stream, _)) if open.len() < MOST => stream,
-            Ok(_) => continue,
+            Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "can't accept a connection (`health.listen`)");
+                tracing::warn!(%error, "can't accept a connection (`health.listen`)");
                 // Out of descriptors, say: the next try would fail at once.
-                sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };
@@ -73,7 +77,11 @@ pub(crate) async fn serve(listener: TcpListener, phase: watch::Receiver<Phase>) 
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false).max_buf_size(8 << 10);
         // All of it has to come and go in time.
         let served = tokio::time::timeout(2 * PATIENCE, http.serve_connection(TokioIo::new(stream), answer));
-        open.spawn(async move { drop(served.await) });
+        oldest.retain(|connection| !connection.is_finished());
+        while oldest.len() >= MOST {
+            oldest.pop_front().inspect(AbortHandle::abort);
+        }
+        oldest.push_back(open.spawn(async move { drop(served.await) }));
     }
 }
 

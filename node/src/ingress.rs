@@ -271,7 +271,7 @@ impl Connection {
             return;
         }
         let peer_address = stream.connect_info().remote_addr();
-        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::Ended).await };
+        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::Open).await };
         let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
             Some(Ok(Ok((stream, accepted, until)))) => self.serve_http(stream, accepted, until).await,
@@ -296,7 +296,7 @@ impl Connection {
         let mut expired = pin!(async {
             match until {
                 Until::NoMore(left) | Until::Closed(left) => tokio::time::sleep(left).await,
-                Until::Ended => pending().await,
+                Until::Open => pending().await,
             }
         });
         let mut goes_on = true;
@@ -315,10 +315,11 @@ impl Connection {
                 }
                 () = self.cut.cancelled() => return,
                 () = expired.as_mut(), if goes_on => {
-                    tracing::info!("end a connection, since the certificate that was shown on it has expired");
                     if matches!(until, Until::Closed(_)) {
+                        tracing::info!("closed a connection, since the certificate that was shown on it has expired");
                         return;
                     }
+                    // Its calls are refused from now on; those that are under way may end.
                     goes_on = false;
                     connection.as_mut().graceful_shutdown();
                 }

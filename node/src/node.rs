@@ -100,7 +100,9 @@ impl Node {
         let trust = Trust::load(&loaded.settings, &name)?;
         let seal = Seal::load(&loaded.settings.trust)?;
         let admission = Admission::load(admin, &trust)?;
-        let callers = CallPolicy::load(&loaded.settings.callers, ingress.unmarked_modules, services(&app, &program))?;
+        let certificates = ingress.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some());
+        let (of_callers, unmarked) = (&loaded.settings.callers, ingress.unmarked_modules);
+        let callers = CallPolicy::load(of_callers, unmarked, services(&app, &program), certificates)?;
         let listen = Bound::to(ingress.listen, origin("ingress.listen"))?;
         let admin_listen = admin.enabled.then(|| Bound::to(admin.listen, origin("admin.listen"))).transpose()?;
         let cluster_listen = Bound::to(cluster.listen, origin("cluster.listen"))?.listen()?;

@@ -120,6 +120,7 @@ impl CallError {
             Self::UnknownService(_) => "unknown-service",
             Self::NotAMethod(_) => "not-a-method",
             Self::Refused(callers::Refused::Token(_)) => "bad-token",
+            Self::Refused(callers::Refused::Expired) => "expired-certificate",
             Self::Refused(callers::Refused::Nameless(_)) => "unauthenticated",
             Self::Refused(callers::Refused::Client { .. }) => "not-for-clients",
             Self::Refused(callers::Refused::Module { .. }) => "not-for-module",
@@ -176,7 +177,9 @@ impl From<CallError> for Status {
             | CallError::LeaseLost { .. }
             | CallError::Fenced { .. }
             | CallError::Interrupted { .. } => Code::Unavailable,
-            CallError::Refused(callers::Refused::Token(_) | callers::Refused::Nameless(_)) => Code::Unauthenticated,
+            CallError::Refused(
+                callers::Refused::Token(_) | callers::Refused::Expired | callers::Refused::Nameless(_),
+            ) => Code::Unauthenticated,
             CallError::Refused(callers::Refused::Client { .. } | callers::Refused::Module { .. }) => {
                 Code::PermissionDenied
             }
@@ -398,6 +401,7 @@ mod tests {
             CallError::UnknownService("shop.v1.Cart".to_owned()),
             CallError::NotAMethod("/".to_owned()),
             callers::Refused::Token(callers::BadToken::Expired).into(),
+            callers::Refused::Expired.into(),
             callers::Refused::Nameless(module()).into(),
             callers::Refused::Client { module: module(), why: "it is internal" }.into(),
             callers::Refused::Module { from: module(), module: module(), why: "".into() }.into(),

@@ -363,7 +363,7 @@ pub(crate) enum Accepted {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
     /// Nothing.
-    Ended,
+    Open,
     /// After that, no more calls; those that are under way go on.
     NoMore(Duration),
     /// After that, nothing goes on.
@@ -446,18 +446,16 @@ impl Acceptor {
         &self,
         stream: TcpStream,
     ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
-        let left = |expires: Option<Duration>| {
-            expires.map(|expires| expires.saturating_sub(Duration::from_millis(clock::wall().0)))
-        };
+        let left = |expires: Duration| expires.saturating_sub(Duration::from_millis(clock::wall().0));
         let credentials = match &self.0 {
             Kind::Clients(config) => {
                 let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
                 let Some(shown) = stream.get_ref().1.peer_certificates() else {
-                    return Ok((stream, None, Until::Ended));
+                    return Ok((stream, None, Until::Open));
                 };
                 let mutual::Shown { name, expires } = mutual::shown(shown).map_err(refused)?;
-                let until = left(Some(expires)).map_or(Until::Ended, Until::NoMore);
-                let client = Certified(Arc::new(Client::new(Some(name), None)));
+                let until = Until::NoMore(left(expires));
+                let client = Certified { client: Arc::new(Client::new(Some(name), None)), expires };
                 return Ok((stream, Some(Accepted::Client(client)), until));
             }
             Kind::Nodes(credentials) | Kind::Operators(credentials) => credentials.current(),
@@ -466,8 +464,8 @@ impl Acceptor {
         let shown = stream.get_ref().1.peer_certificates();
         let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
         let until = match &self.0 {
-            Kind::Operators(_) => left(mutual::expires(shown)).map_or(Until::Ended, Until::Closed),
-            _ => Until::Ended,
+            Kind::Operators(_) => mutual::expires(shown).map_or(Until::Open, |expires| Until::Closed(left(expires))),
+            _ => Until::Open,
         };
         let may =
             matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(_), Role::Operator(_)));

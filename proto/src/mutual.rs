@@ -173,7 +173,9 @@ pub fn shown(certificates: &[CertificateDer<'_>]) -> Result<Shown, String> {
             _ => None,
         })
     };
+    // One that reads like a URI is none: who signs may look at URIs, and let common names pass.
     let common = || certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    let common = || common().filter(|name| !name.contains([':', '/']));
     let name = uri.or_else(dns).or_else(common).filter(|name| !name.is_empty() && name.len() <= LONGEST);
     let name = name.ok_or("its certificate has no URI, DNS name or common name of 1 to 1024 bytes")?.to_owned();
     Ok(Shown { name, expires: since_1970(certificate.validity().not_after) })

@@ -54,6 +54,8 @@ pub enum Kind {
     Early,
     /// It is for one end of a connection only.
     OneSided,
+    /// It ends in two seconds.
+    Brief,
 }
 
 /// The URI of a node of the tests' cluster.
@@ -125,6 +127,7 @@ impl Authority {
             Kind::Good | Kind::OneSided => (now - DAY, now + DAY),
             Kind::Expired => (now - 2 * DAY, now - DAY),
             Kind::Early => (now + DAY, now + 2 * DAY),
+            Kind::Brief => (now - DAY, now + Duration::from_secs(2)),
         };
         (params.not_before, params.not_after) = (from.into(), until.into());
         let key = KeyPair::generate().expect("a key");

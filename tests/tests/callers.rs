@@ -1,13 +1,17 @@
 //! Which clients, and which modules, may call what; and what a module learns of who has begun a call.
 #![expect(clippy::unwrap_used, reason = "the helpers are tests too")]
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use outpost::{App, BoxError, Context, Module, Node, Sources};
 use outpost_tests::{
     Obedient, app,
     authority::{Authority, Kind, replace},
     cluster::{self, Setup, nodes},
+    deliveries::{
+        self, Ledger,
+        v1::{Work, deliveries_client::DeliveriesClient},
+    },
     tokens::{AUDIENCE, Bearer, ISSUER, TokenIssuer, key_set},
     v1::{
         Answer, Ask, Deed, KindsHandle,
@@ -334,5 +338,118 @@ async fn a_client_is_known_by_its_certificate() {
             assert!(is_of_no_use(&refused), "{kind:?}: {refused:?}");
         }
         drop(node);
+    }
+}
+
+/// Two clients choose the same id for a call whose answer is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_answer_is_for_the_client_that_asked() {
+    let files = Files::new("");
+    let ledger = Arc::new(Ledger::default());
+    let written = Arc::clone(&ledger);
+    let cluster = files.cluster(2).start(move |node| deliveries::app(node, &written)).await;
+    let ask = async |subject: &str, scopes: &str, node: &str| {
+        let token = files.issuer.token(subject, scopes, 600);
+        let mut request = Request::new(Work { text: "pay".to_owned(), ..Work::default() });
+        request.metadata_mut().insert("outpost-call-id", "order-1".parse().unwrap());
+        let answer = DeliveriesClient::new(bearing(cluster.client(node), &token)).dedupe(request).await;
+        answer.unwrap().into_inner().run
+    };
+    let home = cluster.home("deliveries").await;
+    let other = cluster.node_without("deliveries").await;
+    for node in [&home, &other] {
+        assert_eq!(ask("alice", "", node).await, 1);
+        assert_eq!(ask("bob", "", node).await, 2, "a run of its own");
+        assert_eq!(ask("alice", "more", node).await, 1, "by her next token");
+    }
+    cluster.move_module("deliveries", &other).await;
+    assert_eq!((ask("alice", "", &home).await, ask("bob", "", &home).await), (1, 2), "answers move with their module");
+}
+
+/// Many calls of two clients share a connection, and a stream between nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_share_a_connection_are_told_apart() {
+    let files = Files::new("");
+    let cluster = files.cluster(2).start(|_| app(Obedient::default())).await;
+    let home = cluster.home("kinds").await;
+    let other = cluster.names().into_iter().find(|name| *name != home).unwrap();
+    cluster.move_module("relay", &other).await;
+    for name in cluster.names() {
+        let shared = cluster.client(&name);
+        let calls = (0..400).map(|number| {
+            let subject = format!("client-{}", number % 7);
+            let token = files.issuer.token(&subject, "", 600);
+            let known = bearing(shared.clone(), &token);
+            async move {
+                let answer = match number % 2 {
+                    0 => text(KindsClient::new(known).unary(ask()).await),
+                    _ => text(RelayClient::new(known).unary(ask()).await),
+                };
+                let through = if number % 2 == 0 { "" } else { ", through relay" };
+                assert_eq!(answer.unwrap(), format!("token {subject} (){through}"));
+            }
+        });
+        futures_util::future::join_all(calls).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_is_good_for_no_further_call() {
+    let authority = Authority::new();
+    let server = authority.server_files();
+    let authorities = authority.write("clients.pem", authority.pem());
+    let sources = Sources::on_free_ports()
+        .set("ingress.tls.certificate", &server.certificate.display().to_string())
+        .set("ingress.tls.key", &server.key.display().to_string())
+        .set("ingress.tls.client_authorities", &authorities.display().to_string());
+    let node = app(Obedient::default()).start(&sources).await.unwrap();
+    let (certificate, key) = authority.issue("spiffe://example.org/web", Kind::Brief);
+    let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem()));
+    let config = config.identity(Identity::from_pem(certificate, key));
+    let at = format!("https://localhost:{}", node.ingress_address().port());
+    let channel = Endpoint::try_from(at).unwrap().tls_config(config).unwrap().connect().await.unwrap();
+    let mut client = KindsClient::new(channel);
+    // What has begun may end.
+    let (asks, requests) = tokio::sync::mpsc::channel(1);
+    let open = client.bidi(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+    let mut answers = open.into_inner();
+    assert_eq!(text(client.unary(ask()).await).unwrap(), "certificate spiffe://example.org/web");
+    let over = async || match text(client.clone().unary(ask()).await) {
+        Ok(_) => Err("it is served".to_owned()),
+        // It is told so, or has connected again and is not let in.
+        Err(status) if told(&status).1 == "expired-certificate" || is_of_no_use(&status) => Ok(()),
+        Err(status) => panic!("{status:?}"),
+    };
+    until("the end of the certificate", over).await;
+    asks.send(ask()).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().text, "certificate spiffe://example.org/web");
+}
+
+#[tokio::test]
+async fn settings_that_let_nobody_in_are_refused() {
+    let certified = Authority::new().server_files();
+    let tls = [
+        ("ingress.tls.certificate", certified.certificate.display().to_string()),
+        ("ingress.tls.key", certified.key.display().to_string()),
+        ("ingress.tls.client_certificates", "required".to_owned()),
+    ];
+    let files = Files::new("");
+    let changed = |key: &'static str, value: &str| {
+        files
+            .settings()
+            .into_iter()
+            .map(|(known, old)| (known, if known == key { value.to_owned() } else { old }))
+            .collect()
+    };
+    for (settings, part) in [
+        (tls.to_vec(), "`ingress.tls.client_authorities`"),
+        (changed("callers.tokens.issuer", ""), "`callers.tokens.issuer"),
+        (changed("callers.tokens.audiences", "[]"), "`callers.tokens.audiences"),
+        (changed("callers.tokens.keys", "/dev/null"), "JWK Set"),
+        (changed("callers.policy", "/none"), "`callers.policy`"),
+    ] {
+        let sources = settings.iter().fold(Sources::on_free_ports(), |sources, (key, value)| sources.set(key, value));
+        let error = app(Obedient::default()).start(&sources).await.unwrap_err().to_string();
+        assert!(error.contains(part), "{part} in {error}");
     }
 }

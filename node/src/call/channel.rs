@@ -44,7 +44,7 @@ impl Channel {
     fn may_call(&self, slot: &Slot, path: &str) -> Result<(), CallError> {
         let Some(from) = self.from.as_ref().filter(|_| !slot.is_built_in()) else { return Ok(()) };
         if from.module != *slot.module() && !from.calls.contains(slot.module()) {
-            slot.undeclared(&from.module)?;
+            slot.undeclared(&from.module, path)?;
         }
         slot.admits_module(&from.module, path)
     }

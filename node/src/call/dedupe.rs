@@ -22,6 +22,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tonic::{Status, body::Body};
 
 use super::{
+    caller::ClientId,
     delivery, placed,
     slot::{Request, Response},
 };
@@ -62,7 +63,12 @@ impl Dedupe {
     ///
     /// # Errors
     /// A request that is too large, or that broke off.
-    pub(crate) async fn take_in(&self, path: &str, request: Request) -> Result<(Key, Request), Status> {
+    pub(crate) async fn take_in(
+        &self,
+        path: &str,
+        client: Option<ClientId>,
+        request: Request,
+    ) -> Result<(Key, Request), Status> {
         let (mut parts, body) = request.into_parts();
         let body =
             Limited::new(body, self.most).collect().await.map_err(|error| match error.is::<LengthLimitError>() {
@@ -72,7 +78,8 @@ impl Dedupe {
         // Who asks again may read another compression than who asked first.
         parts.headers.remove("grpc-accept-encoding");
         let call_id = delivery::call_id(&parts.headers).unwrap_or_default().to_owned();
-        let key = Key { method: path.to_owned(), call_id };
+        let client = client.and_then(ClientId::client).map(|client| client.key()).unwrap_or_default();
+        let key = Key { method: path.to_owned(), call_id, client };
         Ok((key, Request::from_parts(parts, Body::new(Full::new(body.to_bytes())))))
     }
 
@@ -263,7 +270,7 @@ mod tests {
     }
 
     fn key(call_id: &str) -> Key {
-        Key { method: "/shop.v1.Payments/Charge".to_owned(), call_id: call_id.to_owned() }
+        Key { method: "/shop.v1.Payments/Charge".to_owned(), call_id: call_id.to_owned(), client: String::new() }
     }
 
     fn said(body: &'static str) -> Reply {
@@ -402,8 +409,8 @@ mod tests {
     async fn a_request_that_is_too_large_is_not_taken_in() {
         let request = |size: usize| http::Request::new(Body::new(Full::new(Bytes::from(vec![0; size]))));
         let table = table(10, 1000);
-        table.take_in("/a/B", request(105)).await.unwrap();
-        assert_eq!(table.take_in("/a/B", request(106)).await.unwrap_err().code(), Code::OutOfRange);
+        table.take_in("/a/B", None, request(105)).await.unwrap();
+        assert_eq!(table.take_in("/a/B", None, request(106)).await.unwrap_err().code(), Code::OutOfRange);
     }
 
     #[tokio::test]

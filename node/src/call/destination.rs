@@ -124,7 +124,11 @@ pub(crate) fn destination(
                     let (mut hosts, others): (Vec<_>, Vec<_>) = serving.into_iter().partition(is_near);
                     let near = hosts.len();
                     hosts.extend(others);
-                    let near = if near == 0 { hosts.len() } else { near };
+                    // Where nobody is near, everybody is as good; but the instance here is nearer than others.
+                    let near = match prefer.zone {
+                        Some(_) if near > 0 || here => near,
+                        _ => hosts.len(),
+                    };
                     Destination::Elsewhere { epoch: part.epoch, replicated: true, hosts, near, and_here: here }
                 }
             }
@@ -240,6 +244,13 @@ mod tests {
         assert_eq!(hosts(&seen), (["c", "b", "d"].map(node).to_vec(), 1));
         seen.get_mut(&node("c")).unwrap().hosting.clear();
         assert_eq!(hosts(&seen), (["b", "d"].map(node).to_vec(), 2), "what is near does not serve");
+        // The instance here is near, where it takes its share.
+        let part = replicated(&["a", "b", "d"]);
+        let prefer = Preference { local: false, zone: Some(("zone".to_owned(), "x".to_owned())) };
+        let chosen = destination(&cart(), Some(&part), Own::Instance, &me(), &seen, None, &prefer);
+        let hosts = ["b", "d"].map(node).to_vec();
+        let expected = Destination::Elsewhere { epoch: Epoch(3), replicated: true, hosts, near: 0, and_here: true };
+        assert_eq!(chosen, expected);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,13 +21,14 @@ use outpost_proto::{
 use tonic::{Status, body::Body};
 
 use super::{
+    caller::ClientId,
     chain::Chain,
     deadline,
     dedupe::Reply,
     placed::{self, Arrival},
     slot::{Request, Response},
 };
-use crate::{id::Epoch, trust::Client};
+use crate::id::Epoch;
 
 /// The largest message that travels so. Larger ones gain little, and would hold up small ones.
 pub(crate) const MOST: usize = 32 << 10;
@@ -114,7 +114,7 @@ fn broken(head: &HeaderMap, status: Status) -> Reply {
 pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes, way: Arrival) -> CarriedCall {
     let path = Bytes::copy_from_slice(path.as_str().as_bytes());
     let mut fields = fields(headers);
-    let head = (way.hops == 1).then(|| head(way.clone(), None));
+    let head = (way.hops == 1).then(|| head(way, None));
     if head.is_none() {
         let mut told = HeaderMap::new();
         placed::tell_way(&mut told, way);
@@ -127,7 +127,7 @@ pub(crate) fn call(path: &PathAndQuery, headers: &HeaderMap, body: Bytes, way: A
 pub(crate) fn head(way: Arrival, left: Option<Duration>) -> CarriedHead {
     let (chain_low, chain_high) = way.chain.to_bits();
     let timeout_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-    let client = way.client.map(|client| client.encoded().clone()).unwrap_or_default();
+    let client = way.client.and_then(ClientId::client).map(|client| client.encoded().clone()).unwrap_or_default();
     CarriedHead { epoch: way.epoch.0, depth: way.depth.into(), chain_low, chain_high, timeout_us, client }
 }
 
@@ -177,8 +177,9 @@ fn write_head(head: CarriedHead, headers: &mut HeaderMap) {
     let CarriedHead { epoch, depth, chain_low, chain_high, timeout_us, client } = head;
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/grpc"));
     let depth = u8::try_from(depth).unwrap_or(u8::MAX);
-    let (chain, client) = (Chain::from_bits(chain_low, chain_high), Client::decode(client).map(Arc::new));
-    placed::tell_way(headers, Arrival { hops: 1, epoch: Epoch(epoch), depth, chain, client });
+    let chain = Chain::from_bits(chain_low, chain_high);
+    placed::tell_way(headers, Arrival { hops: 1, epoch: Epoch(epoch), depth, chain, client: None });
+    placed::tell_client(headers, &client);
     if let Some(left) = timeout_us {
         headers.insert(deadline::HEADER, deadline::format(Duration::from_micros(left)));
     }
@@ -307,10 +308,13 @@ impl http_body::Body for Rest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use prost::Message as _;
 
     use super::*;
+    use crate::{call::caller::Held, trust::Client};
 
     fn header_map(fields: &[(&str, &str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
@@ -336,13 +340,16 @@ mod tests {
         let mut expected = headers.clone();
         expected.remove(header::TE);
         for hops in 1..3 {
-            let client = Some(Arc::new(Client::new(Some("web".to_owned()), None)));
-            let way = Arrival { hops, epoch: Epoch(9), depth: 2, chain: Chain::of("cart"), client };
-            let sent = call(&path, &headers, Bytes::from_static(b"body"), way.clone());
+            let client = Arc::new(Client::new(Some("web".to_owned()), None));
+            let held = Held::of(Arc::clone(&client));
+            let way = Arrival { hops, epoch: Epoch(9), depth: 2, chain: Chain::of("cart"), client: Some(held.id()) };
+            let sent = call(&path, &headers, Bytes::from_static(b"body"), way);
             let mut arrived = request(CarriedCall::decode(&*sent.encode_to_vec()).unwrap()).unwrap();
             assert_eq!(arrived.uri().path(), "/shop.v1.Cart/Add");
             assert_eq!((arrived.method(), arrived.version()), (&Method::POST, Version::HTTP_2));
-            assert_eq!(Arrival::take(arrived.headers_mut()), way);
+            let (told, held) = Arrival::take(arrived.headers_mut());
+            assert_eq!(held.unwrap().id().client(), Some(client));
+            assert_eq!(Arrival { client: way.client, ..told }, way);
             assert_eq!(arrived.headers(), &expected);
             assert_eq!(content(arrived.into_body()).await.0, "body");
         }
@@ -356,9 +363,11 @@ mod tests {
         let head = CarriedHead { epoch: 7, depth: 300, chain_low, chain_high, timeout_us: Some(1500), client: told };
         let call = CarriedCall { path: Bytes::from_static(b"/a/B"), head: Some(head), ..CarriedCall::default() };
         let mut arrived = request(CarriedCall::decode(&*call.encode_to_vec()).unwrap()).unwrap();
-        let way = Arrival::take(arrived.headers_mut());
-        let client = Some(Arc::new(client));
-        assert_eq!(way, Arrival { hops: 1, epoch: Epoch(7), depth: u8::MAX, chain: Chain::of("cart"), client });
+        let (way, held) = Arrival::take(arrived.headers_mut());
+        assert_eq!(held.unwrap().id().client().as_deref(), Some(&client));
+        let expected =
+            Arrival { hops: 1, epoch: Epoch(7), depth: u8::MAX, chain: Chain::of("cart"), client: way.client };
+        assert_eq!(way, expected);
         assert_eq!(
             arrived.headers(),
             &header_map(&[("content-type", "application/grpc"), ("grpc-timeout", "1500000n")])

@@ -13,9 +13,11 @@ use tonic::{
 };
 
 use super::{
+    caller::{ClientId, Held},
     chain::Chain,
     link::{Link, Unanswered},
     replay::Replay,
+    scope::Scope,
     slot::{Local, Request, Response},
 };
 use crate::{
@@ -53,7 +55,7 @@ pub(crate) struct Placed {
 }
 
 /// What a call that came from another node brings along. The default is that of one which begins here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Arrival {
     pub(crate) hops: u8,
     /// The epoch that it was routed by.
@@ -63,7 +65,7 @@ pub(crate) struct Arrival {
     /// The modules that it has come through.
     pub(crate) chain: Chain,
     /// Who has begun it, where that is known.
-    pub(crate) client: Option<Arc<Client>>,
+    pub(crate) client: Option<ClientId>,
 }
 
 /// Where a call goes.
@@ -96,7 +98,14 @@ impl Placed {
         let near = self.hosts.iter().take(self.near);
         let near: Vec<_> = near.filter(|link| !link.is_down() && !tried.contains(&link.node)).collect();
         let up: Vec<&Arc<Link>> = untried.iter().copied().filter(|link| !link.is_down()).collect();
-        let candidates = [&near, &up].into_iter().find(|links| !links.is_empty()).unwrap_or(&untried);
+        let none = Vec::new();
+        let candidates = match (&near, &self.here) {
+            // The instance here is near.
+            (near, Some(_)) if near.is_empty() && self.near < self.hosts.len() => &none,
+            (near, _) if !near.is_empty() => near,
+            _ if up.is_empty() => &untried,
+            _ => &up,
+        };
         let count = candidates.len() + usize::from(self.here.is_some());
         let (first, second) = match count {
             0 => return Choice::Nowhere,
@@ -130,7 +139,7 @@ impl Placed {
 
     /// Whether a call may go on from here. Along its way epochs rise, so that two nodes with different views can't send
     /// it to and fro.
-    pub(crate) fn may_forward(&self, arrival: &Arrival) -> bool {
+    pub(crate) fn may_forward(&self, arrival: Arrival) -> bool {
         arrival.hops == 0 || (arrival.hops < MAX_HOPS && self.epoch > arrival.epoch)
     }
 }
@@ -139,11 +148,8 @@ impl Placed {
 pub(crate) struct Attempt<'a> {
     pub(crate) link: &'a Arc<Link>,
     pub(crate) epoch: Epoch,
-    /// How many hops it has made.
-    pub(crate) hops: u8,
-    pub(crate) depth: u8,
-    pub(crate) chain: Chain,
-    pub(crate) client: Option<Arc<Client>>,
+    pub(crate) arrival: Arrival,
+    pub(crate) scope: Scope,
     /// One message is all that either side sends.
     pub(crate) unary: bool,
 }
@@ -191,11 +197,11 @@ impl Attempt<'_> {
     /// Sends the request. Of the answer only the headers are looked at.
     pub(crate) async fn send(&self, request: Request) -> Tried {
         let way = Arrival {
-            hops: self.hops.saturating_add(1),
+            hops: self.arrival.hops.saturating_add(1),
             epoch: self.epoch,
-            depth: self.depth,
-            chain: self.chain,
-            client: self.client.clone(),
+            depth: self.scope.depth().saturating_sub(1),
+            chain: self.scope.chain,
+            client: self.scope.client,
         };
         match self.link.send(prepared(request), way, self.unary).await {
             Ok(response) => Tried::Answered(response),
@@ -228,11 +234,19 @@ pub(super) fn tell_way(headers: &mut HeaderMap, Arrival { hops, epoch, depth, ch
     {
         headers.insert(CHAIN, chain);
     }
-    if let Some(client) = client {
-        let value = MetadataValue::<Binary>::from_bytes(client.encoded());
-        if let Ok(value) = HeaderValue::from_bytes(value.as_encoded_bytes()) {
-            headers.insert(CLIENT, value);
-        }
+    if let Some(client) = client.and_then(ClientId::client) {
+        tell_client(headers, client.encoded());
+    }
+}
+
+/// The same of who has begun a call, as another node has told it.
+pub(super) fn tell_client(headers: &mut HeaderMap, encoded: &[u8]) {
+    if encoded.is_empty() {
+        return;
+    }
+    let value = MetadataValue::<Binary>::from_bytes(encoded);
+    if let Ok(value) = HeaderValue::from_bytes(value.as_encoded_bytes()) {
+        headers.insert(CLIENT, value);
     }
 }
 
@@ -241,18 +255,19 @@ fn number(number: u64) -> HeaderValue {
 }
 
 impl Arrival {
-    /// What another node has written into a request; takes it out.
-    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+    /// What another node has written into a request; takes it out. The client has to be held for as long as the call lasts.
+    pub(crate) fn take(headers: &mut HeaderMap) -> (Self, Option<Held>) {
         let number = |name| headers.get(name).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        let held = headers.get(CLIENT).and_then(client).map(|client| Held::of(Arc::new(client)));
         let arrival = Self {
             hops: number(HOPS).unwrap_or(1).clamp(1, u64::from(u8::MAX)) as u8,
             epoch: Epoch(number(EPOCH).unwrap_or_default()),
             depth: number(DEPTH).unwrap_or_default().min(u64::from(u8::MAX)) as u8,
             chain: headers.get(CHAIN).and_then(|chain| chain.to_str().ok()).map(Chain::from_text).unwrap_or_default(),
-            client: headers.get(CLIENT).and_then(client).map(Arc::new),
+            client: held.as_ref().map(Held::id),
         };
         strip_request(headers);
-        arrival
+        (arrival, held)
     }
 }
 

@@ -254,7 +254,7 @@ impl Call<'_> {
             Target::Local(local) => Some(&*local.gate),
             _ => None,
         };
-        let state = match Guarded::start(self.slot, self.path, self.scope.clone(), make) {
+        let state = match Guarded::start(self.slot, self.path, self.scope, make) {
             Ok(call) => State::Running(call),
             Err(panic) => State::Panicked(panic),
         };
@@ -295,7 +295,7 @@ impl Call<'_> {
     {
         Box::pin(async move {
             let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
-            let short = short::call(self.slot, self.path, self.scope.clone(), placed, &request);
+            let short = short::call(self.slot, self.path, self.scope, placed, &request);
             let tried = match self.deadline {
                 None => short.await?,
                 Some(deadline) => Box::pin(deadline::enforce(deadline, short)).await??,
@@ -330,7 +330,7 @@ impl Call<'_> {
             (Some(entered), Target::Local(local)) => Some(Pass::of(&local.gate, entered)),
             _ => None,
         };
-        LocalStream::new(Arc::clone(self.slot), self.path, self.scope.clone(), stream, pass)
+        LocalStream::new(Arc::clone(self.slot), self.path, self.scope, stream, pass)
     }
 
     /// Runs the call through a tonic client: in this process when the service is here, but can't be called directly.

@@ -9,7 +9,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::{chain::Chain, deadline};
+use super::{caller::ClientId, chain::Chain, deadline};
 use crate::{module::Starting, status::CallError};
 
 /// How deep calls within this process may nest. They share one stack, and to overflow it would end the process; a
@@ -25,12 +25,15 @@ pub(crate) struct Scope {
     depth: u8,
     /// The modules that it has come through.
     pub(crate) chain: Chain,
+    /// The client that has begun it, where one has shown who it is.
+    pub(crate) client: Option<ClientId>,
     /// The module whose factory is running.
     pub(crate) starting: Option<Starting>,
 }
 
 thread_local! {
-    static CURRENT: Cell<Scope> = const { Cell::new(Scope { deadline: None, depth: 0, chain: Chain::NONE, starting: None }) };
+    static CURRENT: Cell<Scope> =
+        const { Cell::new(Scope { deadline: None, depth: 0, chain: Chain::NONE, client: None, starting: None }) };
 }
 
 impl Scope {
@@ -53,19 +56,29 @@ impl Scope {
     }
 
     /// The scope that a call from another node, nested in so many calls of these modules, begins in.
-    pub(crate) fn arrived(depth: u8, chain: Chain) -> Self {
-        Self { depth, chain, ..Self::default() }
+    pub(crate) fn arrived(depth: u8, chain: Chain, client: Option<ClientId>) -> Self {
+        Self { depth, chain, client, ..Self::default() }
     }
 
     /// The scope of such a call, which must have ended by `deadline`.
     ///
     /// # Errors
     /// One that is nested too deep.
-    pub(crate) fn of_carried(depth: u8, chain: Chain, deadline: Option<Instant>) -> Result<Self, CallError> {
+    pub(crate) fn of_carried(
+        depth: u8,
+        chain: Chain,
+        client: Option<ClientId>,
+        deadline: Option<Instant>,
+    ) -> Result<Self, CallError> {
         if depth >= MAX_DEPTH {
             return Err(CallError::TooDeep(MAX_DEPTH));
         }
-        Ok(Self { deadline, depth: depth + 1, chain, starting: None })
+        Ok(Self { deadline, depth: depth + 1, chain, client, starting: None })
+    }
+
+    /// The same scope, with a client that somebody else holds.
+    pub(crate) fn begun_by(self, client: Option<ClientId>) -> Self {
+        Self { client, ..self }
     }
 
     /// The scope of what a module does for a call.

@@ -23,6 +23,7 @@ use tokio::time::{Duration, Instant};
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use super::{
+    caller::Held,
     chain::Chain,
     deadline,
     dedupe::Reply,
@@ -129,7 +130,7 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
         epoch: placed.epoch,
         depth: scope.depth().saturating_sub(1),
         chain: scope.chain,
-        client: scope.client.clone(),
+        client: scope.client,
     };
     let left = scope.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let frame = CarriedCall {
@@ -176,6 +177,7 @@ pub(crate) struct Inside {
     service: Arc<dyn Carries>,
     pass: Pass,
     scope: Scope,
+    _held: Option<Held>,
     id: u64,
     path: Bytes,
     fields: HeaderMap,
@@ -209,12 +211,13 @@ impl Inside {
             head.timeout_us.and_then(|left| Instant::now().checked_add(Duration::from_micros(left))).or(timeout);
         let depth = u8::try_from(head.depth).unwrap_or(u8::MAX);
         let chain = Chain::from_bits(head.chain_low, head.chain_high);
-        let client = Client::decode(head.client.clone()).map(Arc::new);
+        let held = Client::decode(head.client.clone()).map(|client| Held::of(Arc::new(client)));
+        let client = held.as_ref().map(Held::id);
         let Ok(scope) = Scope::of_carried(depth, chain, client, deadline) else { return Err(call) };
         let Some(pass) = local.pass(chain) else { return Err(call) };
         let CarriedCall { id, path, .. } = call;
         let (slot, service) = (Arc::clone(slot), Arc::clone(service));
-        Ok(Self { slot, service, pass, scope, id, path, fields, message })
+        Ok(Self { slot, service, pass, scope, _held: held, id, path, fields, message })
     }
 
     /// Runs it. `Err` is an answer that is too large to be carried.
@@ -222,10 +225,10 @@ impl Inside {
     /// # Cancel safety
     /// Dropping the future ends the call.
     pub(crate) async fn run(self) -> Result<CarriedAnswer, Box<slot::Response>> {
-        let Self { slot, service, mut pass, scope, id, path, fields, message } = self;
+        let Self { slot, service, mut pass, scope, _held, id, path, fields, message } = self;
         let request = Request::from_parts(MetadataMap::from_headers(fields), Extensions::default(), message);
         let path = str::from_utf8(&path).unwrap_or_default();
-        let running = wire::run_inside(&slot, path, scope.clone(), &mut pass, || service.carry(path, request));
+        let running = wire::run_inside(&slot, path, scope, &mut pass, || service.carry(path, request));
         let ended = match scope.deadline {
             None => running.await,
             Some(deadline) => Box::pin(deadline::enforce(deadline, running)).await.unwrap_or_else(Err),

@@ -304,8 +304,8 @@ impl Slot {
     }
 
     /// See [`CallPolicy::undeclared`].
-    pub(super) fn undeclared(&self, from: &ModuleName) -> Result<(), CallError> {
-        Ok(self.module.callers.undeclared(from, &self.module.name)?)
+    pub(super) fn undeclared(&self, from: &ModuleName, path: &str) -> Result<(), CallError> {
+        Ok(self.module.callers.undeclared(from, &self.module.name, path)?)
     }
 
     /// Whether clients may call it.
@@ -375,7 +375,7 @@ impl Slot {
     /// # Errors
     /// When too many calls wait, or, from within a factory, when the module waits for the one that is starting.
     #[cold]
-    pub(crate) fn wait(&self, scope: &Scope) -> Result<Waiting<'_>, CallError> {
+    pub(crate) fn wait(&self, scope: Scope) -> Result<Waiting<'_>, CallError> {
         // From within a factory this wait is an edge between two modules, and a circle of edges would never end.
         let edge = self.waits.wait(scope.starting, self.module())?;
         let Patience { wait, most } = self.module.patience;

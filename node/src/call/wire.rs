@@ -19,6 +19,7 @@ use tonic::{Status, body::Body};
 use tower::ServiceExt as _;
 
 use super::{
+    caller::Held,
     deadline,
     dedupe::{Dedupe, Reply},
     delivery,
@@ -45,7 +46,7 @@ pub(crate) type InFlight = TaskTrackerToken;
 pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Response {
     request.extensions_mut().clear();
     placed::strip_request(request.headers_mut());
-    let mut response = serve(slot, request, Arrival::default(), None).await;
+    let mut response = serve(slot, request, Arrival::default(), None, None).await;
     response.extensions_mut().clear();
     response
 }
@@ -59,12 +60,14 @@ pub(crate) async fn serve(
     slot: Arc<Slot>,
     mut request: Request,
     arrival: Arrival,
+    held: Option<Held>,
     in_flight: Option<InFlight>,
 ) -> Response {
     let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
-    let entered = match arrival.hops {
-        0 => Scope::of_call(timeout),
-        _ => Scope::arrived(arrival.depth, arrival.chain).enter(|| Scope::of_call(timeout)),
+    // What begins here is in the scope of who makes it, but for a client's call, which is in none.
+    let entered = match (arrival.hops, arrival.client) {
+        (0, None) => Scope::of_call(timeout),
+        (_, client) => Scope::arrived(arrival.depth, arrival.chain, client).enter(|| Scope::of_call(timeout)),
     };
     let (scope, timer) = match entered {
         Ok(entered) => entered,
@@ -99,6 +102,7 @@ pub(crate) async fn serve(
             let response = response.map(|body| {
                 let mut body = CallBody::new(body, slot, path, scope);
                 (body.from, body.pass, body.ongoing, body.in_flight) = (from, pass, Some(ongoing), in_flight);
+                body.held = held;
                 Body::new(body)
             });
             (response, of_node)
@@ -302,12 +306,16 @@ impl Call<'_> {
         mut request: Request,
     ) -> Result<Answer, Status> {
         delivery::identify(request.headers_mut(), true)?;
-        let (key, request) = kept.take_in(self.path, request).await?;
+        let (key, request) = kept.take_in(self.path, self.scope.client, request).await?;
         let run = || {
             let (slot, path, local, pass) =
                 (Arc::clone(self.slot), self.path.to_owned(), local.not_keeping(), pass.again());
-            let (method, scope, arrival) = (self.method, self.scope, self.arrival);
+            // It may go on when its caller has gone.
+            let held = Held::again(self.scope.client);
+            let scope = self.scope.begun_by(held.as_ref().map(Held::id));
+            let (method, arrival) = (self.method, self.arrival);
             async move {
+                let _held = held;
                 let call = Call { slot: &slot, path: &path, method, scope, arrival };
                 match call.run(&local, pass, request, Pass::is_in_time).await {
                     Ok(answer) => scope.around(Reply::read(answer.response)).await,
@@ -382,8 +390,7 @@ impl Call<'_> {
                 link,
                 epoch: placed.epoch,
                 arrival: self.arrival,
-                depth: self.scope.depth().saturating_sub(1),
-                chain: self.scope.chain,
+                scope: self.scope,
                 unary: self.method.unary,
             };
             match attempt.send(request).await {
@@ -521,6 +528,8 @@ struct CallBody {
     ongoing: Option<Ongoing>,
     pass: Option<Pass>,
     in_flight: Option<InFlight>,
+    /// Who has begun the call.
+    held: Option<Held>,
 }
 
 impl CallBody {
@@ -537,6 +546,7 @@ impl CallBody {
             ongoing: None,
             pass: None,
             in_flight: None,
+            held: None,
         }
     }
 

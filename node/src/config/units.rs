@@ -44,6 +44,12 @@ impl fmt::Display for Span {
 pub struct Size(u64);
 
 impl Size {
+    /// So many bytes.
+    #[must_use]
+    pub const fn of_bytes(count: u64) -> Self {
+        Self(count)
+    }
+
     /// Units of 1,024 bytes.
     #[must_use]
     pub const fn kibibytes(count: u64) -> Self {

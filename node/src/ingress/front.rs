@@ -19,12 +19,14 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer, ExposeHeaders
 use super::carried::Parcels;
 use crate::{
     call::{
+        caller::Held,
         placed::{self, Arrival},
         serve,
         short::Inside,
         slot::Slot,
         table::Table,
     },
+    module::Exposed,
     status::CallError,
     trust::{
         Accepted, Client,
@@ -253,9 +255,12 @@ impl Calls {
 
     /// Who makes a client's call, if that is known and may make it.
     fn client(&self, slot: &Slot, request: &Request<Body>) -> Result<Option<Arc<Client>>, Refused> {
-        // The node's own services tell nothing that a client may not know.
+        // The node's own services are for everybody: health, and, where that is wanted, reflection.
         if slot.is_built_in() {
             return Ok(None);
+        }
+        if slot.exposed() == Exposed::Internal {
+            self.policy.admits(slot.module(), slot.exposed(), request.uri().path(), None)?;
         }
         let client = self.policy.client(request.headers(), request.extensions().get::<Certified>())?;
         self.policy.admits(slot.module(), slot.exposed(), request.uri().path(), client.as_deref())?;
@@ -285,13 +290,14 @@ impl Calls {
             return Box::pin(ready(Ok(Status::from(refused).into_http())));
         }
         let in_flight = (!slot.is_built_in()).then(|| self.in_flight.token());
-        let arrival = match self.callers {
+        let (arrival, held) = match self.callers {
             Callers::Nodes => Arrival::take(request.headers_mut()),
             Callers::Clients => {
                 placed::strip_request(request.headers_mut());
-                Arrival { client, ..Arrival::default() }
+                let held = client.map(Held::of);
+                (Arrival { client: held.as_ref().map(Held::id), ..Arrival::default() }, held)
             }
         };
-        Box::pin(async move { Ok(serve(slot, request, arrival, in_flight).await) })
+        Box::pin(async move { Ok(serve(slot, request, arrival, held, in_flight).await) })
     }
 }

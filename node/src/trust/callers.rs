@@ -31,18 +31,21 @@ use crate::{
     module::Exposed,
 };
 
-/// How many different refusals are told in the log.
-const MOST_TOLD: usize = 1000;
-
 /// The client at the other end of a connection, by its certificate. An extension of the requests that come over it.
 #[derive(Debug, Clone)]
-pub(crate) struct Certified(pub(crate) Arc<Client>);
+pub(crate) struct Certified {
+    pub(crate) client: Arc<Client>,
+    /// Since 1970.
+    pub(crate) expires: Duration,
+}
 
 /// Why a call is not made. Nothing has run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("{0}")]
     Token(#[from] BadToken),
+    #[error("the certificate that was shown on this connection has expired; connect again, with another one")]
+    Expired,
     #[error("module `{0}` is for clients that say who they are: show a token, or a certificate")]
     Nameless(ModuleName),
     #[error("clients may not call module `{module}`: {why}")]
@@ -61,7 +64,7 @@ struct Inner {
     tokens: Option<Arc<FromFiles<Tokens>>>,
     mode: CallersMode,
     unmarked: UnmarkedModules,
-    /// What was told already of what would be refused.
+    /// What was told already of what would be refused. Of a program's own names, so it has a bound.
     told: Mutex<HashSet<String>>,
 }
 
@@ -72,7 +75,8 @@ impl fmt::Debug for CallPolicy {
 }
 
 impl CallPolicy {
-    /// Reads the files, where there are some. `known` are the modules of the program, with their services.
+    /// Reads the files, where there are some. `known` are the modules of the program, with their services; `certificates`,
+    /// whether clients are asked for some.
     ///
     /// # Errors
     /// A file that can't be used, or that speaks of what is not there.
@@ -80,11 +84,13 @@ impl CallPolicy {
         settings: &CallerSettings,
         unmarked: UnmarkedModules,
         known: BTreeMap<ModuleName, Vec<String>>,
+        certificates: bool,
     ) -> Result<Self, TrustError> {
+        let tokens = settings.tokens.is_some();
         let policy = settings.policy.as_ref().map(|path| {
             FromFiles::load(vec![File::new("callers.policy", path)], move |files, contents| {
                 let policy = Policy::parse(&String::from_utf8_lossy(&contents[0]));
-                let policy = policy.and_then(|policy| fits(&policy, &known).map(|()| policy));
+                let policy = policy.and_then(|policy| fits(&policy, &known, tokens, certificates).map(|()| policy));
                 policy.map_err(|problem| files[0].unusable(problem))
             })
         });
@@ -112,14 +118,19 @@ impl CallPolicy {
         headers: &HeaderMap,
         certified: Option<&Certified>,
     ) -> Result<Option<Arc<Client>>, Refused> {
-        let certified = certified.map(|Certified(client)| client);
+        let now = || Duration::from_millis(clock::wall().0);
+        // Who goes on with its connection has to be told by each call.
+        if certified.is_some_and(|certified| certified.expires <= now()) {
+            return Err(Refused::Expired);
+        }
+        let certified = certified.map(|certified| &certified.client);
         let token = match &self.0.tokens {
             None => None,
             Some(tokens) => {
-                let now = Duration::from_millis(clock::wall().0);
-                let check = |token: Option<&str>| token.map(|token| tokens.current().check(token, now)).transpose();
-                let shown = bearer(headers).and_then(check).map_err(Refused::Token);
-                self.unless_audited(shown, "a client's token")?.flatten()
+                let check = |token: Option<&str>| token.map(|token| tokens.now().check(token, now())).transpose();
+                let shown = bearer(headers).and_then(check);
+                let key = shown.as_ref().err().map(ToString::to_string).unwrap_or_default();
+                self.unless_audited(shown.map_err(Refused::Token), &key, "")?.flatten()
             }
         };
         Ok(match (certified, token) {
@@ -149,16 +160,21 @@ impl CallPolicy {
         }
         let verdict = match &self.0.policy {
             None => Verdict::Unsaid,
-            Some(policy) => policy.current().client(module, path, client),
+            Some(policy) => policy.now().client(module, path, client),
         };
+        let without = || if exposed == Exposed::Public { Ok(()) } else { self.unmarked(module) };
         let said = match verdict {
             Verdict::Admitted => Ok(()),
             Verdict::Nameless => Err(Refused::Nameless(module.clone())),
             Verdict::Refused => Err(refused("the policy (`callers.policy`) does not name this client")),
-            Verdict::Unsaid if exposed == Exposed::Public => Ok(()),
-            Verdict::Unsaid => return self.unmarked(module),
+            Verdict::Unsaid => return without(),
         };
-        self.unless_audited(said, path).map(drop)
+        // What the policy does not get to say yet, the module does.
+        let key = format!("{module} {verdict:?}");
+        match self.unless_audited(said, &key, path)? {
+            Some(()) => Ok(()),
+            None => without(),
+        }
     }
 
     /// Whether clients may call a module that does not say so, and of which the policy does not speak.
@@ -166,7 +182,7 @@ impl CallPolicy {
         match self.0.unmarked {
             UnmarkedModules::Serve => {}
             UnmarkedModules::Audit => {
-                if self.is_first(module.as_str()) {
+                if self.is_first(&format!("{module} unmarked")) {
                     tracing::warn!(
                         %module,
                         "clients call a module that does not say that it is public; `ingress.unmarked_modules = \"refuse\"` \
@@ -198,11 +214,11 @@ impl CallPolicy {
     #[inline]
     pub(crate) fn admits_module(&self, from: &ModuleName, module: &ModuleName, path: &str) -> Result<(), Refused> {
         let Some(policy) = &self.0.policy else { return Ok(()) };
-        if policy.current().admits(from, module, path) {
+        if policy.now().admits(from, module, path) {
             return Ok(());
         }
         let why = format!("the policy (`callers.policy`) names other modules for {path}");
-        self.refuse_module(from, module, why.into())
+        self.refuse_module(from, module, path, why.into())
     }
 
     /// A module calls another one that it does not declare.
@@ -210,25 +226,31 @@ impl CallPolicy {
     /// # Errors
     /// It may not.
     #[cold]
-    pub(crate) fn undeclared(&self, from: &ModuleName, module: &ModuleName) -> Result<(), Refused> {
+    pub(crate) fn undeclared(&self, from: &ModuleName, module: &ModuleName, path: &str) -> Result<(), Refused> {
         let why = format!("it does not declare that it does; add `.depends_on(\"{module}\")` where it is registered");
-        self.refuse_module(from, module, why.into())
+        self.refuse_module(from, module, path, why.into())
     }
 
     #[cold]
-    fn refuse_module(&self, from: &ModuleName, module: &ModuleName, why: Cow<'static, str>) -> Result<(), Refused> {
+    fn refuse_module(
+        &self,
+        from: &ModuleName,
+        module: &ModuleName,
+        path: &str,
+        why: Cow<'static, str>,
+    ) -> Result<(), Refused> {
         let refused = Refused::Module { from: from.clone(), module: module.clone(), why };
-        self.unless_audited::<()>(Err(refused), "").map(drop)
+        self.unless_audited::<()>(Err(refused), &format!("{from} {module}"), path).map(drop)
     }
 
-    /// What was found, or nothing where it is only told of in the log.
-    fn unless_audited<T>(&self, found: Result<T, Refused>, of: &str) -> Result<Option<T>, Refused> {
+    /// What was found, or nothing where it is only told of in the log: once for each `key`, which has nothing of a client's.
+    fn unless_audited<T>(&self, found: Result<T, Refused>, key: &str, path: &str) -> Result<Option<T>, Refused> {
         match found {
             Ok(found) => Ok(Some(found)),
             Err(refused) if self.0.mode == CallersMode::Enforce => Err(refused),
             Err(refused) => {
-                if self.is_first(&format!("{of} {refused}")) {
-                    tracing::warn!(call = of, would_be = %refused, "`callers.mode = \"enforce\"` would refuse a call");
+                if self.is_first(key) {
+                    tracing::warn!(method = path, would_be = %refused, "`callers.mode = \"enforce\"` would refuse a call");
                 }
                 Ok(None)
             }
@@ -237,12 +259,26 @@ impl CallPolicy {
 
     fn is_first(&self, what: &str) -> bool {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < MOST_TOLD && !told.contains(what) && told.insert(what.to_owned())
+        !told.contains(what) && told.insert(what.to_owned())
     }
 }
 
-/// Whether a policy speaks of what is there only: of a name that is written wrong, it would say nothing at all.
-fn fits(policy: &Policy, known: &BTreeMap<ModuleName, Vec<String>>) -> Result<(), String> {
+/// Whether a policy speaks of what is there only, for of a name that is written wrong it would say nothing at all; and whether
+/// clients can show what it asks for.
+fn fits(
+    policy: &Policy,
+    known: &BTreeMap<ModuleName, Vec<String>>,
+    tokens: bool,
+    certificates: bool,
+) -> Result<(), String> {
+    if policy.asks_for_tokens() && !tokens {
+        return Err("it asks for tokens, and nothing says how they are checked (`callers.tokens`)".to_owned());
+    }
+    if policy.asks_for_certificates() && !certificates {
+        return Err(
+            "it asks for certificates, and clients are asked for none (`ingress.tls.client_authorities`)".to_owned()
+        );
+    }
     for module in policy.modules() {
         let Some(services) = known.get(module) else {
             let names: Vec<&str> = known.keys().map(ModuleName::as_str).collect();
@@ -262,11 +298,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadToken> {
         return if headers.contains_key(header::AUTHORIZATION) { Err(BadToken::NotAToken) } else { Ok(None) };
     };
     let value = value.to_str().map_err(|_| BadToken::NotAToken)?;
-    Ok(match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
-        // Of another kind, which is the module's to read.
-        _ => None,
-    })
+    let (scheme, token) = value.split_once([' ', '\t']).unwrap_or((value, ""));
+    // Another kind is the module's to read.
+    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()))
 }
 
 #[cfg(test)]

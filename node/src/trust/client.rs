@@ -64,6 +64,15 @@ impl Client {
         Some(Self { certificate: Some(certificate).filter(|name| !name.is_empty()), token, encoded })
     }
 
+    /// What tells it apart from others, for as long as it is who it is: not what its token is good for, which may change with
+    /// the next one.
+    pub(crate) fn key(&self) -> String {
+        let certificate = self.certificate.as_deref().unwrap_or_default();
+        let (issuer, subject) = self.token.as_ref().map_or(("", ""), |token| (token.issuer(), token.subject()));
+        // So that no two are written alike.
+        format!("{}:{certificate}{}:{issuer}{subject}", certificate.len(), issuer.len())
+    }
+
     /// What other nodes are told.
     pub(crate) fn encoded(&self) -> &Bytes {
         &self.encoded
@@ -97,6 +106,13 @@ mod tests {
         ] {
             assert_eq!(Client::decode(client.encoded().clone()), Some(client));
         }
+        let key = |certificate: &str, issuer: &str, subject: &str, scopes: &[&str]| {
+            let scopes = scopes.iter().map(ToString::to_string).collect();
+            Client::new(some(certificate), Some(Token::new(issuer.to_owned(), subject.to_owned(), scopes))).key()
+        };
+        assert_eq!(key("c", "i", "s", &["a"]), key("c", "i", "s", &["b"]));
+        assert_ne!(key("c", "i", "s", &[]), key("ci", "", "s", &[]));
+        assert_ne!(key("c", "i", "s", &[]), key("c", "is", "", &[]));
         assert_eq!(Client::decode(Bytes::new()), None);
         assert_eq!(Client::decode(Bytes::from_static(b"\xff")), None);
     }

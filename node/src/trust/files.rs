@@ -85,6 +85,11 @@ impl<T> FromFiles<T> {
         Ok(Self { files, build: Box::new(build), current: ArcSwap::from_pointee(built), read })
     }
 
+    /// The same for a moment: costs no reference count.
+    pub(super) fn now(&self) -> arc_swap::Guard<Arc<T>> {
+        self.current.load()
+    }
+
     pub(super) fn current(&self) -> Arc<T> {
         self.current.load_full()
     }

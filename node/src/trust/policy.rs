@@ -173,6 +173,21 @@ impl Policy {
         self.modules.keys()
     }
 
+    /// Whether some clients are admitted by a token only.
+    pub(crate) fn asks_for_tokens(&self) -> bool {
+        self.names(|who| matches!(who, Who::Token(_) | Who::Scope(_)))
+    }
+
+    /// Whether some clients are admitted by a certificate only.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.names(|who| matches!(who, Who::Certificate(_)))
+    }
+
+    fn names(&self, which: impl Fn(&Who) -> bool) -> bool {
+        let rules = self.modules.values().flat_map(|rule| rule.methods.values().chain([&rule.all]));
+        rules.filter_map(|callers| callers.clients.as_ref()).flatten().any(which)
+    }
+
     /// The services of a module that it speaks of.
     pub(crate) fn services(&self, module: &ModuleName) -> impl Iterator<Item = &str> {
         let methods = self.modules.get(module).into_iter().flat_map(|rule| rule.methods.keys());

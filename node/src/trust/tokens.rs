@@ -24,8 +24,10 @@ use serde_json::{Map, Number, Value};
 use super::client::{Client, Token};
 use crate::config::{TokenAlgorithm, TokenSettings};
 
-/// How many keys a file may have. A token without the name of its key may be tried with all of them.
+/// How many keys a file may have.
 const MOST_KEYS: usize = 64;
+/// With how many of them a token is tried that does not name its key: anybody can have that done.
+const MOST_TRIED: usize = 4;
 /// How many tokens are kept in mind.
 const MOST_SEEN: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
 /// How many bytes of names a token may have. They travel with each call.
@@ -152,13 +154,14 @@ impl Tokens {
     pub(crate) fn check(&self, token: &str, now: Duration) -> Result<Arc<Client>, BadToken> {
         let hash = blake3::hash(token.as_bytes());
         let known = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        let (times, read) = match known {
-            Some(known) => known,
-            None => self.verify(token)?,
-        };
+        if let Some((times, client)) = known {
+            times.check(now, self.leeway)?;
+            return Ok(client);
+        }
+        let (times, client) = self.verify(token)?;
         times.check(now, self.leeway)?;
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).put(hash, (times, Arc::clone(&read)));
-        Ok(read)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).put(hash, (times, Arc::clone(&client)));
+        Ok(client)
     }
 
     /// Checks all but the time.
@@ -174,7 +177,8 @@ impl Tokens {
         validation.set_issuer(&[&self.issuer]);
         validation.set_audience(&self.audiences);
         let named = |key: &&Key| header.kid.is_none() || key.id.is_none() || key.id == header.kid;
-        let fitting = self.keys.iter().filter(named).filter(|key| key.algorithms.contains(&header.alg));
+        let fitting =
+            self.keys.iter().filter(named).filter(|key| key.algorithms.contains(&header.alg)).take(MOST_TRIED);
         let mut problem = BadToken::Signature;
         for key in fitting {
             match decode::<Claims>(token, &key.key, &validation) {

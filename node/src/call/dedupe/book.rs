@@ -23,6 +23,9 @@ pub(crate) struct Key {
     /// "/shop.v1.Payments/Charge"
     pub(crate) method: String,
     pub(crate) call_id: String,
+    /// The client that has begun it, where one has shown who it is: an id is the client's to choose, and another one may
+    /// choose the same.
+    pub(crate) client: String,
 }
 
 /// The whole answer of a unary call: a message, or a status.
@@ -99,7 +102,7 @@ impl<R> Book<R> {
     /// Writes down the answer of a call that ran.
     pub(crate) fn finish(&mut self, key: Key, answer: Arc<Reply>) {
         self.running.remove(&key);
-        let size = OVERHEAD + 2 * (key.method.len() + key.call_id.len()) + answer.size();
+        let size = OVERHEAD + 2 * (key.method.len() + key.call_id.len() + key.client.len()) + answer.size();
         match self.answers.insert(key.clone(), (answer, size)) {
             Some((_, before)) => self.bytes -= before,
             None => self.order.push_back(key),
@@ -172,6 +175,7 @@ fn kept(key: &Key, reply: &Reply) -> KeptAnswer {
     KeptAnswer {
         method: key.method.clone(),
         call_id: key.call_id.clone(),
+        client: key.client.clone(),
         http_status: u32::from(reply.status.as_u16()),
         headers: fields(&reply.headers),
         body: reply.body.to_vec(),
@@ -189,7 +193,7 @@ fn fields(headers: &HeaderMap) -> Vec<KeptHeader> {
 }
 
 fn unkept(answer: KeptAnswer) -> Result<(Key, Reply), Unreadable> {
-    let KeptAnswer { method, call_id, http_status, headers, body, trailers, has_trailers } = answer;
+    let KeptAnswer { method, call_id, http_status, headers, body, trailers, has_trailers, client } = answer;
     let invalid = |what| Unreadable::Invalid { method: method.clone(), call_id: call_id.clone(), what };
     if !delivery::is_valid(call_id.as_bytes()) {
         return Err(invalid("its call id"));
@@ -204,7 +208,7 @@ fn unkept(answer: KeptAnswer) -> Result<(Key, Reply), Unreadable> {
             false => None,
         },
     };
-    Ok((Key { method, call_id }, reply))
+    Ok((Key { method, call_id, client }, reply))
 }
 
 fn headers_of(fields: Vec<KeptHeader>) -> Option<HeaderMap> {
@@ -225,7 +229,7 @@ mod tests {
     type Plain = Book<()>;
 
     fn key(call_id: &str) -> Key {
-        Key { method: "/shop.v1.Payments/Charge".to_owned(), call_id: call_id.to_owned() }
+        Key { method: "/shop.v1.Payments/Charge".to_owned(), call_id: call_id.to_owned(), client: String::new() }
     }
 
     fn reply(body: &[u8]) -> Reply {
@@ -259,6 +263,7 @@ mod tests {
         book.finish(key("a"), Arc::new(reply(b"one")));
         assert_eq!(answer(&book, "a").unwrap(), "one");
         assert_eq!(book.look(&Key { method: "/other".to_owned(), ..key("a") }), None);
+        assert_eq!(book.look(&Key { client: "mallory".to_owned(), ..key("a") }), None);
         book.begin(key("b"), ()).unwrap();
         book.forget(&key("b"));
         assert_eq!(book.look(&key("b")), None);

@@ -24,7 +24,7 @@ fn load(folder: &Path, policy: &str, mode: CallersMode) -> (CallPolicy, Issuer) 
     fs::write(folder.join("policy.toml"), policy).unwrap();
     let tokens = crate::config::TokenSettings { keys: folder.join("keys.json"), ..settings() };
     let callers = CallerSettings { policy: Some(folder.join("policy.toml")), mode, tokens: Some(tokens) };
-    (CallPolicy::load(&callers, UnmarkedModules::Refuse, known()).unwrap(), issuer)
+    (CallPolicy::load(&callers, UnmarkedModules::Refuse, known(), true).unwrap(), issuer)
 }
 
 fn headers(authorization: &[&str]) -> HeaderMap {
@@ -41,7 +41,7 @@ fn good(issuer: &Issuer) -> String {
 fn a_client_is_who_its_token_and_its_certificate_say() {
     let folder = tempfile::tempdir().unwrap();
     let (policy, issuer) = load(folder.path(), "", CallersMode::Enforce);
-    let certified = Certified(Arc::new(Client::new(Some("web".to_owned()), None)));
+    let certified = Certified { client: Arc::new(Client::new(Some("web".to_owned()), None)), expires: Duration::MAX };
     let token = good(&issuer);
     let client = |authorization: &[&str], certified| policy.client(&headers(authorization), certified);
 
@@ -58,6 +58,10 @@ fn a_client_is_who_its_token_and_its_certificate_say() {
     assert_eq!(client(&[&twice, &twice], None), bad(BadToken::NotAToken));
     let other = format!("Bearer {}", good(&Issuer::new("1")));
     assert_eq!(client(&[&other], None), bad(BadToken::Signature));
+    assert_eq!(client(&["Bearer"], None), bad(BadToken::NotAToken));
+    assert_eq!(client(&[&format!("Bearer\t{token}")], None).unwrap().unwrap().token().unwrap().subject(), "alice");
+    let expired = Certified { expires: Duration::from_secs(1_000_000_000), ..certified.clone() };
+    assert_eq!(client(&[&twice], Some(&expired)), Err(Refused::Expired), "it goes on with its connection");
 }
 
 #[test]
@@ -80,14 +84,16 @@ fn what_the_policy_does_not_say_the_module_does() {
 }
 
 #[test]
-fn an_audit_refuses_nothing_but_what_is_internal() {
+fn an_audit_refuses_what_would_be_without_the_policy() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[orders]\nclients = []\nmodules = []";
     let (policy, _) = load(folder.path(), text, CallersMode::Audit);
     assert_eq!(policy.client(&headers(&["Bearer nonsense"]), None), Ok(None));
     assert_eq!(policy.admits(&module("orders"), Exposed::Public, "/shop.v1.Orders/Get", None), Ok(()));
     assert_eq!(policy.admits_module(&module("cart"), &module("orders"), "/shop.v1.Orders/Get"), Ok(()));
-    assert_eq!(policy.undeclared(&module("cart"), &module("orders")), Ok(()));
+    assert_eq!(policy.undeclared(&module("cart"), &module("orders"), "/shop.v1.Orders/Get"), Ok(()));
+    // What the module itself would refuse, if there were no policy.
+    assert!(policy.admits(&module("orders"), Exposed::Unmarked, "/shop.v1.Orders/Get", None).is_err());
     assert!(policy.admits(&module("orders"), Exposed::Internal, "/shop.v1.Orders/Get", None).is_err());
     assert!(policy.is_first("something else") && !policy.is_first("something else"));
 }
@@ -99,7 +105,7 @@ fn a_policy_on_what_is_not_there_is_refused() {
     let load = |text: &str| {
         fs::write(&path, text).unwrap();
         let callers = CallerSettings { policy: Some(path.clone()), ..CallerSettings::default() };
-        CallPolicy::load(&callers, UnmarkedModules::Serve, known())
+        CallPolicy::load(&callers, UnmarkedModules::Serve, known(), false)
     };
     let fault = |text| load(text).unwrap_err().to_string();
     let unknown = fault("[order]\nclients = []");
@@ -108,5 +114,7 @@ fn a_policy_on_what_is_not_there_is_refused() {
     let unknown = fault("[orders.methods.\"shop.v1.Order/Get\"]\nclients = []");
     assert!(unknown.contains("`orders`") && unknown.contains("`shop.v1.Order`"), "{unknown}");
     assert!(unknown.contains("shop.v1.Orders"), "{unknown}");
+    assert!(fault("[orders]\nclients = [\"scope:a\"]").contains("`callers.tokens`"));
+    assert!(fault("[orders]\nclients = [\"certificate\"]").contains("`ingress.tls.client_authorities`"));
     assert!(load("[orders.methods.\"shop.v1.Orders/Get\"]\nclients = []").is_ok());
 }
