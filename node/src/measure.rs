@@ -1,6 +1,6 @@
 //! Pieces of the call path, each by itself, for this project's own benchmarks. Not covered by any promise.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     call::{
@@ -8,7 +8,9 @@ use crate::{
         gate::{Gate, LeaseEnd},
     },
     clock::Coarse,
-    id::Epoch,
+    config::{CallerSettings, UnmarkedModules},
+    id::{Epoch, ModuleName},
+    trust::{TrustError, callers::CallPolicy},
 };
 
 /// A gate that is open while a lease holds.
@@ -34,5 +36,34 @@ impl LeasedGate {
         let counts = self.0.may_answer().is_ok();
         self.0.leave(entered);
         counts
+    }
+}
+
+/// What a policy is asked when a module calls another one.
+#[derive(Debug)]
+pub struct Policed {
+    policy: CallPolicy,
+    from: ModuleName,
+    to: ModuleName,
+}
+
+impl Policed {
+    /// Reads a policy on modules `m0` to `m9`.
+    ///
+    /// # Errors
+    /// A file that is none.
+    pub fn read(path: &Path) -> Result<Self, TrustError> {
+        let module = |number: usize| ModuleName::parse(&format!("m{number}")).expect("a good name");
+        let settings = CallerSettings { policy: Some(path.to_owned()), ..CallerSettings::default() };
+        let known: BTreeMap<_, _> = (0..10).map(|number| (module(number), Vec::new())).collect();
+        let policy = CallPolicy::load(&settings, UnmarkedModules::Serve, known, false)?;
+        Ok(Self { policy, from: module(0), to: module(7) })
+    }
+
+    /// Whether `m0` may call `m7`.
+    #[inline]
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.policy.admits_module(&self.from, &self.to, "/shop.v1.Orders/Get").is_ok()
     }
 }

@@ -24,7 +24,10 @@ use std::{
 };
 
 use cpu_time::ProcessTime;
-use outpost::{Node, Sources, measure::LeasedGate};
+use outpost::{
+    Node, Sources,
+    measure::{LeasedGate, Policed},
+};
 use outpost_tests::{
     measure::{Echo, Process, ask, connect, echo_app, load, median, runtime},
     v1::{
@@ -155,6 +158,20 @@ fn local(rounds: usize) {
         before.elapsed().as_nanos() as f64 / f64::from(TIMES)
     }));
     println!("Of that, {passing:.1} ns are the gate: to let a call in, to look at the lease twice, to count it out.");
+    let folder = tempfile::tempdir().expect("a folder for a policy");
+    let path = folder.path().join("policy.toml");
+    let rules: String = (0..10).map(|number| format!("[m{number}]\nmodules = [\"m0\", \"m1\"]\n")).collect();
+    std::fs::write(&path, rules).expect("a place for a policy");
+    let policed = Policed::read(&path).expect("a good policy");
+    let asking = median((0..rounds).map(|_| {
+        const TIMES: u32 = 10_000_000;
+        let before = ProcessTime::now();
+        for _ in 0..TIMES {
+            assert!(black_box(&policed).admits(), "it may");
+        }
+        before.elapsed().as_nanos() as f64 / f64::from(TIMES)
+    }));
+    println!("Where `callers.policy` is set, to ask it takes {asking:.1} ns more.");
 }
 
 /// A server in a process of its own, for [`ingress`]: prints its address.
