@@ -87,6 +87,15 @@ impl Address {
         }
     }
 
+    /// A port of this machine.
+    pub(crate) fn local(port: u16) -> Self {
+        format!("127.0.0.1:{port}").parse().expect("it is an address")
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or_default()
+    }
+
     fn host(&self) -> &str {
         self.authority.host()
     }

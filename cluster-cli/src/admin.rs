@@ -23,7 +23,7 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) async fn connect(node: &NodeArgs) -> Result<Self, CliError> {
-        Self::at(Target::of(node)?).await
+        Self::at(Target::of(node).await?).await
     }
 
     pub(crate) async fn at(node: Target) -> Result<Self, CliError> {

@@ -33,10 +33,12 @@ use crate::{
     output::{self, Output},
     reflect::Reflection,
     status::Answer,
+    tunnel::Tunnel,
 };
 
 pub(crate) async fn run(args: &CallArgs, out: &mut Output) -> Result<(), CliError> {
-    let (address, from) = server(args).await?;
+    // The way there is held until the call is over.
+    let (address, from, _tunnel) = server(args).await?;
     let channel = connect(&address, &from, Some(&args.tls)).await?;
     let metadata = metadata::map(&args.headers);
     let (mut reflection, services) = Reflection::begin(channel.clone(), metadata.clone(), &address, &from).await?;
@@ -56,14 +58,14 @@ pub(crate) async fn run(args: &CallArgs, out: &mut Output) -> Result<(), CliErro
     }
 }
 
-async fn server(args: &CallArgs) -> Result<(Address, connect::From), CliError> {
+async fn server(args: &CallArgs) -> Result<(Address, connect::From, Option<Tunnel>), CliError> {
     let tls = args.tls.is_set();
     match &args.address {
-        Some(address) => Ok((address.clone().with_tls(tls), connect::From::Address)),
+        Some(address) => Ok((address.clone().with_tls(tls), connect::From::Address, None)),
         None => {
-            let node = Target::of(&args.node)?;
-            let ingress = describe::ingress(&node).await?;
-            Ok((ingress.with_tls(tls), connect::From::Ingress(node.address)))
+            let node = Target::of(&args.node).await?;
+            let (ingress, tunnel) = node.reach(describe::ingress(&node).await?).await?;
+            Ok((ingress.with_tls(tls), connect::From::Ingress(node.address), tunnel))
         }
     }
 }

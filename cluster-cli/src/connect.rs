@@ -22,6 +22,7 @@ use crate::{
     args::{NodeArgs, TlsArgs},
     context::{Contexts, Files},
     error::CliError,
+    tunnel::{Place, Tunnel},
 };
 
 const USER_AGENT: &str = concat!("outpost/", env!("CARGO_PKG_VERSION"));
@@ -55,25 +56,48 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     /// Without them, it is plain text.
     credentials: Option<Arc<Credentials>>,
+    /// The way into Kubernetes, where it is there.
+    tunnel: Option<(Place, Tunnel)>,
 }
 
 impl Target {
+    fn plain(args: &NodeArgs) -> Self {
+        let address = args.node.clone().unwrap_or_else(|| Address::local(ADMIN_PORT));
+        Self { address, credentials: None, tunnel: None }
+    }
+
     /// What the arguments mean, and the context where they say nothing.
-    pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
+    pub(crate) async fn of(args: &NodeArgs) -> Result<Self, CliError> {
         // Who says all of it needs no contexts, not even a home.
         if args.context.as_deref() == Some("none") {
-            return Ok(Self { address: args.node.clone().unwrap_or_else(default_node), credentials: None });
+            return Ok(Self::plain(args));
         }
         let contexts = Contexts::load()?;
         let Some(context) = contexts.choose(args.context.as_deref())? else {
-            return Ok(Self { address: args.node.clone().unwrap_or_else(default_node), credentials: None });
-        };
-        let address = match &args.node {
-            Some(node) => node.clone(),
-            None => node_address(&context.node).map_err(|error| CliError::Refusal(error.to_string()))?,
+            return Ok(Self::plain(args));
         };
         let credentials = context.files().as_ref().map(credentials).transpose()?.map(Arc::new);
-        Ok(Self { address, credentials })
+        let (address, tunnel) = match (&args.node, &context.node, &context.kubernetes) {
+            (Some(node), _, _) => (node.clone(), None),
+            (None, Some(node), _) => (node_address(node).map_err(|error| CliError::Refusal(error.to_string()))?, None),
+            (None, None, Some(place)) => {
+                let tunnel = Tunnel::open(place, ADMIN_PORT).await?;
+                (tunnel.address.clone(), Some((place.clone(), tunnel)))
+            }
+            (None, None, None) => (Address::local(ADMIN_PORT), None),
+        };
+        Ok(Self { address, credentials, tunnel })
+    }
+
+    /// The address of another listener of the node, as seen from here, and what has to be held while it is used.
+    pub(crate) async fn reach(&self, address: Address) -> Result<(Address, Option<Tunnel>), CliError> {
+        match &self.tunnel {
+            None => Ok((address, None)),
+            Some((place, _)) => {
+                let tunnel = Tunnel::open(place, address.port()).await?;
+                Ok((tunnel.address.clone().with_tls(address.tls), Some(tunnel)))
+            }
+        }
     }
 
     /// Connects, or finds out why not, within 5 seconds.
@@ -105,9 +129,8 @@ impl Target {
     }
 }
 
-fn default_node() -> Address {
-    node_address("127.0.0.1:7001").expect("it is one")
-}
+/// Of the admin API, unless a node says otherwise.
+const ADMIN_PORT: u16 = 7001;
 
 fn credentials(files: &Files) -> Result<Credentials, CliError> {
     let read = |path: &PathBuf| fs::read(path).map_err(|error| CliError::File { path: path.clone(), error });

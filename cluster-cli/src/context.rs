@@ -25,6 +25,7 @@ use crate::{
     files,
     output::Output,
     text::table,
+    tunnel::Place,
 };
 
 /// Why contexts are of no use.
@@ -67,8 +68,12 @@ pub(crate) struct Contexts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Context {
-    /// The admin API of a node.
-    pub(crate) node: String,
+    /// The admin API of a node ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<String>,
+    /// ... or where nodes are in Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kubernetes: Option<Place>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,14 +176,20 @@ impl Context {
     fn of(args: &ContextSetArgs) -> Self {
         let [certificate, key, authorities] =
             [&args.certificate, &args.key, &args.authorities].map(|path| path.as_deref().map(absolute));
-        Self { node: args.node.to_string(), certificate, key, authorities, local: false }
+        let kubernetes = args.kubernetes.clone().map(|target| Place {
+            target,
+            namespace: args.namespace.clone(),
+            context: args.kube_context.clone(),
+        });
+        let node = args.node.as_ref().map(ToString::to_string);
+        Self { node, kubernetes, certificate, key, authorities, local: false }
     }
 
     /// That of a local cluster.
     pub(crate) fn local(node: String, files: Files) -> Self {
         let Files { certificate, key, authorities } = files;
         let [certificate, key, authorities] = [certificate, key, authorities].map(Some);
-        Self { node, certificate, key, authorities, local: true }
+        Self { node: Some(node), kubernetes: None, certificate, key, authorities, local: true }
     }
 
     pub(crate) fn files(&self) -> Option<Files> {
@@ -209,7 +220,9 @@ fn listed(contexts: &Contexts) -> String {
     let rows = contexts.contexts.iter().map(|(name, context)| {
         let current = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
         let files = context.certificate.as_ref().map(|certificate| certificate.display().to_string());
-        [current.to_owned(), name.clone(), context.node.clone(), files.unwrap_or_else(|| "-".to_owned())]
+        let place = context.kubernetes.as_ref().map(ToString::to_string);
+        let place = context.node.clone().or(place).unwrap_or_default();
+        [current.to_owned(), name.clone(), place, files.unwrap_or_else(|| "-".to_owned())]
     });
     table(["", "NAME", "NODE", "CERTIFICATE"], rows)
 }
@@ -258,7 +271,14 @@ mod tests {
     use super::*;
 
     fn context(node: &str) -> Context {
-        Context { node: node.to_owned(), certificate: None, key: None, authorities: None, local: false }
+        Context {
+            node: Some(node.to_owned()),
+            kubernetes: None,
+            certificate: None,
+            key: None,
+            authorities: None,
+            local: false,
+        }
     }
 
     fn two() -> Contexts {

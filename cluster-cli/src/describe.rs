@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) async fn status(args: &StatusArgs, out: &mut Output) -> Result<(), CliError> {
-    let described = ask(&Target::of(&args.node)?).await?;
+    let described = ask(&Target::of(&args.node).await?).await?;
     match args.output {
         DataOutput::Table => out.print(&table(&described)).await,
         DataOutput::Json => {
@@ -31,7 +31,7 @@ pub(crate) async fn status(args: &StatusArgs, out: &mut Output) -> Result<(), Cl
 }
 
 pub(crate) async fn modules(args: &ModulesArgs, out: &mut Output) -> Result<(), CliError> {
-    let described = ask(&Target::of(&args.node)?).await?;
+    let described = ask(&Target::of(&args.node).await?).await?;
     match args.output {
         ModulesOutput::Table => out.print(&describe::table(&described.modules, &described.cycles)).await,
         ModulesOutput::Mermaid => out.print(&describe::mermaid(&described.modules)).await,

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
     address::Address, ca::BadAuthority, change::document::BadDocument, compat::BadVersion, connect::Unreachable,
-    context::BadContext, dev::BadDev, json::BadJson, names::BadName, status::Answer,
+    context::BadContext, dev::BadDev, json::BadJson, names::BadName, status::Answer, tunnel::NoTunnel,
 };
 
 /// The codes that the tool exits with. Scripts depend on them.
@@ -39,6 +39,8 @@ Exit codes:
 pub(crate) enum CliError {
     #[error("{0}")]
     Unreachable(#[from] Unreachable),
+    #[error("{0}")]
+    NoTunnel(#[from] NoTunnel),
     #[error(
         "{address} has no admin API ({answer}); set the node's admin.listen with --node, this may be its ingress; or \
          it is of an older version than this tool"
@@ -161,7 +163,7 @@ impl CliError {
             | Self::Version(_)
             | Self::Refusal(_)
             | Self::Stdin(_) => exit::USAGE,
-            Self::Unreachable(_) => exit::UNREACHABLE,
+            Self::Unreachable(_) | Self::NoTunnel(_) => exit::UNREACHABLE,
         }
     }
 }

@@ -10,6 +10,7 @@
 //!             │    └─ codec      messages whose types are known only at run time
 //!             ├─ check-compat ───▶ .proto files, descriptors, or reflect
 //!             ├─ ca, context ────▶ files: certificates, and which cluster is meant
+//!             │    └─ tunnel     the way to one in Kubernetes, by kubectl
 //!             └─ dev ────────────▶ processes of an application on this machine
 //! ```
 //!
@@ -53,6 +54,7 @@ mod reflect;
 mod screen;
 mod status;
 mod text;
+mod tunnel;
 mod wait;
 
 fn main() -> ExitCode {

@@ -263,3 +263,75 @@ async fn what_is_no_version_is_said_to_be_none() {
         assert!(error.contains(part), "{part} in {error}");
     }
 }
+
+/// A `kubectl` that forwards to ports that are there, and writes down what it was asked for and its process.
+fn kubectl(folder: &std::path::Path, body: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join("kubectl");
+    let said = folder.join("said");
+    let script = format!("#!/bin/sh\necho \"$$ $*\" >> {}\nfor last; do :; done\n{body}\n", said.display());
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
+}
+
+#[tokio::test]
+async fn a_context_may_lead_into_kubernetes() {
+    let shop = Shop::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (admin, ingress) = (shop.node.admin_address().unwrap().port(), shop.node.ingress_address().port());
+    let forward = format!(
+        "case $last in :7001) port={admin};; :{ingress}) port={ingress};; *) exit 9;; esac\n\
+         echo \"Forwarding from 127.0.0.1:$port -> ${{last#:}}\"\nexec sleep 600"
+    );
+    let path = kubectl(folder.path(), &forward);
+    let contexts = folder.path().join("contexts.toml");
+    let run = async |args: &[&str]| {
+        let mut command = outpost(args);
+        ran(command.env("PATH", &path).env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await
+    };
+    let set =
+        ["context", "set", "k", "--kubernetes", "statefulset/shop", "--namespace", "shop", "--kube-context", "kind"];
+    run(&set).await.ok();
+    assert!(run(&["context", "list"]).await.ok().contains("statefulset/shop of namespace shop"));
+    assert!(run(&["status", "--local"]).await.ok().contains("serving"));
+    let called = run(&["call", "Catalog/Get", r#"{"product_id": "kettle"}"#, "-o", "json"]).await.ok();
+    assert!(called.contains("kettle"), "{called}");
+
+    let said = std::fs::read_to_string(folder.path().join("said")).unwrap();
+    let asked: Vec<(&str, &str)> = said.lines().map(|line| line.split_once(' ').unwrap()).collect();
+    let expected = |port: u16| {
+        format!("--context=kind --namespace=shop port-forward --address 127.0.0.1 statefulset/shop :{port}")
+    };
+    let arguments: Vec<&str> = asked.iter().map(|(_, arguments)| *arguments).collect();
+    assert_eq!(arguments, [expected(7001), expected(7001), expected(ingress)]);
+    // Nothing is left of it.
+    for (process, _) in asked {
+        let deadline = tokio::time::Instant::now() + HANG;
+        while std::path::Path::new("/proc").join(process).exists() {
+            assert!(tokio::time::Instant::now() < deadline, "kubectl {process} goes on");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_kubectl_says_is_handed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let contexts = folder.path().join("contexts.toml");
+    std::fs::write(&contexts, "current = \"k\"\n[contexts.k]\nkubernetes = { target = \"statefulset/shop\" }\n")
+        .unwrap();
+    for (body, part) in [
+        ("echo 'Error from server (NotFound): statefulsets.apps \"shop\" not found' >&2; exit 1", "\"shop\" not found"),
+        ("echo hello", "said `hello`"),
+    ] {
+        let path = kubectl(folder.path(), body);
+        let mut command = outpost(&["status"]);
+        let failed = ran(command.env("PATH", path).env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await;
+        let error = failed.failed(4);
+        assert!(error.contains(part) && error.contains("statefulset/shop"), "{error}");
+    }
+    let mut command = outpost(&["status"]);
+    let missing = ran(command.env("PATH", "/none").env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await;
+    assert!(missing.failed(4).contains("can't run kubectl"));
+}

@@ -33,6 +33,9 @@ fn pure_cores_do_no_io() {
         "node/src/placement/spec.rs",
         "node/src/placement/state.rs",
         "node/src/placement/view.rs",
+        "node/src/trust/client.rs",
+        "node/src/trust/operators.rs",
+        "node/src/trust/policy.rs",
         "proto/src/describe.rs",
     ]
     .map(str::to_owned)

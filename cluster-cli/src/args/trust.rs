@@ -28,6 +28,8 @@ is done once `outpost keyring list` shows it for all nodes: add one new key at t
 pub(super) const CONTEXT_EXAMPLES: &str = "\
 Examples:
   outpost context set prod --node 10.0.0.5:7001 --certificate alice.pem --key alice.key --authorities ca.pem
+  outpost context set stage --kubernetes statefulset/shop --namespace shop --certificate alice.pem --key alice.key \
+      --authorities ca.pem
   outpost context use prod
   outpost context list
   outpost status --context prod";
@@ -116,8 +118,17 @@ pub(crate) struct ContextSetArgs {
     /// Its name.
     pub(crate) name: String,
     /// The admin API (`admin.listen`) of a node.
-    #[arg(long, value_name = "ADDRESS", value_parser = node_address)]
-    pub(crate) node: Address,
+    #[arg(long, value_name = "ADDRESS", value_parser = node_address, required_unless_present = "kubernetes")]
+    pub(crate) node: Option<Address>,
+    /// Where nodes are in Kubernetes: what `kubectl port-forward` takes, such as statefulset/shop.
+    #[arg(long, value_name = "TARGET", conflicts_with = "node")]
+    pub(crate) kubernetes: Option<String>,
+    /// Its namespace, if that is not the one of kubectl's context.
+    #[arg(long, value_name = "NAMESPACE", requires = "kubernetes", conflicts_with = "node")]
+    pub(crate) namespace: Option<String>,
+    /// The context of kubectl, if that is not the current one.
+    #[arg(long, value_name = "NAME", requires = "kubernetes", conflicts_with = "node")]
+    pub(crate) kube_context: Option<String>,
     /// The operator's certificate, in PEM.
     #[arg(long, value_name = "FILE", requires_all = ["key", "authorities"])]
     pub(crate) certificate: Option<PathBuf>,

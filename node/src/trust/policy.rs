@@ -168,9 +168,14 @@ impl Policy {
         Ok(Self { modules: read.into_iter().map(|(module, rules)| (module, rule(rules))).collect() })
     }
 
-    /// The modules that it speaks of.
+    /// The modules that it speaks of: those that are called, and those that call.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &ModuleName> {
-        self.modules.keys()
+        let callers = self.rules().filter_map(|callers| callers.modules.as_ref()).flatten();
+        self.modules.keys().chain(callers)
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Callers> {
+        self.modules.values().flat_map(|rule| rule.methods.values().chain([&rule.all]))
     }
 
     /// Whether some clients are admitted by a token only.
@@ -184,8 +189,7 @@ impl Policy {
     }
 
     fn names(&self, which: impl Fn(&Who) -> bool) -> bool {
-        let rules = self.modules.values().flat_map(|rule| rule.methods.values().chain([&rule.all]));
-        rules.filter_map(|callers| callers.clients.as_ref()).flatten().any(which)
+        self.rules().filter_map(|callers| callers.clients.as_ref()).flatten().any(which)
     }
 
     /// The services of a module that it speaks of.

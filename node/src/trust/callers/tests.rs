@@ -114,6 +114,7 @@ fn a_policy_on_what_is_not_there_is_refused() {
     let unknown = fault("[orders.methods.\"shop.v1.Order/Get\"]\nclients = []");
     assert!(unknown.contains("`orders`") && unknown.contains("`shop.v1.Order`"), "{unknown}");
     assert!(unknown.contains("shop.v1.Orders"), "{unknown}");
+    assert!(fault("[orders]\nmodules = [\"crat\"]").contains("`crat`"));
     assert!(fault("[orders]\nclients = [\"scope:a\"]").contains("`callers.tokens`"));
     assert!(fault("[orders]\nclients = [\"certificate\"]").contains("`ingress.tls.client_authorities`"));
     assert!(load("[orders.methods.\"shop.v1.Orders/Get\"]\nclients = []").is_ok());
