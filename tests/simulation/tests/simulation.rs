@@ -3,8 +3,10 @@
 
 use std::{path::Path, process::Output};
 
-/// Enough to find each rule that can be broken, and some minutes on two cores.
+/// Enough to find all but one of the rules that can be broken, and some minutes on two cores.
 const SEEDS: &str = "60";
+/// For what takes a crash at one moment of a move to show: about one seed in eighty does. The run ends with the first.
+const MANY: &str = "500";
 
 fn simulate(arguments: &[&str]) -> Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_outpost-simulation")).args(arguments).output().unwrap()
@@ -52,17 +54,17 @@ fn seeds_that_once_failed_do_not() {
 #[test]
 fn a_rule_that_is_broken_is_noticed() {
     let rules = [
-        ("early-take-over", ["INV-1"; 2]),
-        ("no-lease-check", ["INV-1"; 2]),
+        ("early-take-over", SEEDS, ["INV-1"; 2]),
+        ("no-lease-check", SEEDS, ["INV-1"; 2]),
         // Which call is seen first to be made again: one that has an answer by then, or one that was said not to have run.
-        ("second-attempt", ["INV-2", "I7"]),
-        ("early-seal", ["I3"; 2]),
-        ("forgotten-answers", ["I4"; 2]),
-        ("no-fence", ["I6"; 2]),
-        ("unsealed-copy", ["I9"; 2]),
+        ("second-attempt", SEEDS, ["INV-2", "I7"]),
+        ("early-seal", SEEDS, ["I3"; 2]),
+        ("forgotten-answers", SEEDS, ["I4"; 2]),
+        ("no-fence", SEEDS, ["I6"; 2]),
+        ("unsealed-copy", MANY, ["I9"; 2]),
     ];
-    for (broken, noticed) in rules {
-        let output = simulate(&["run", "--seeds", SEEDS, "--break", broken]);
+    for (broken, seeds, noticed) in rules {
+        let output = simulate(&["run", "--seeds", seeds, "--break", broken]);
         assert_eq!(output.status.code(), Some(1), "nobody noticed {broken}: {}", text(&output));
         let found = text(&output);
         assert!(
