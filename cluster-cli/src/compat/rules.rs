@@ -1,6 +1,6 @@
 //! Whether two versions of a program can call each other while both run. Pure: descriptors in, differences out.
 //!
-//! What counts is what protobuf has on the wire (https://protobuf.dev/programming-guides/proto3/#updating): numbers, not
+//! What counts is what protobuf has on the wire (<https://protobuf.dev/programming-guides/proto3/#updating>): numbers, not
 //! names, but that a name which is found under another number was hardly meant to be. Packages, services and methods have
 //! no numbers: a call names them.
 //!
