@@ -247,22 +247,31 @@ keys() { # keys COUNT: that every node has so many
   inside "$outpost" keyring list -o json 2>/dev/null |
     jq -e --argjson count "$1" 'length == 3 and all(.gossip_keys | length == $count)' >/dev/null
 }
+# What each node seals with, a line each.
+sealing() { inside "$outpost" keyring list -o json 2>/dev/null | jq -r '.[].gossip_keys[0]'; }
 install() { for number in 0 1 2; do printf '%s\n' "$1" >"$work/mounts/shop-$number/gossip/gossip.keys"; done; }
 inside "$outpost" keyring list >&2
 install "$old"$'\n'"$new"
 wait_for "all nodes have two keys" 20 keys 2
+before=$(sealing)
 install "$new"$'\n'"$old"
-sleep 3
+changed() { local now; now=$(sealing) && [ "$(sort -u <<<"$now" | wc -l)" = 1 ] && [ "$now" != "$before" ]; }
+wait_for "all nodes seal with the new key" 20 changed
 install "$new"
 wait_for "all nodes have only the new key" 20 keys 1
 wait_for "three nodes are ready" 30 ready 3
 
 # New certificates, with the keys that are there.
+expiries() { inside "$outpost" nodes -o json 2>/dev/null | jq -c '[.[] | select(.state == "ready") | {name, certificate_expires_ms}] | sort_by(.name)'; }
+before=$(expiries)
+renewed() { # every node that is ready shows another certificate than before
+  expiries | jq -e --argjson before "$before" 'length == 3 and all(. as $now | $before[] | select(.name == $now.name) | .certificate_expires_ms != $now.certificate_expires_ms)' >/dev/null
+}
 for number in 0 1 2; do
   "$outpost" ca issue "shop-$number" --cluster shop --dir "$trust" --days 7 >/dev/null
   cat "$trust/shop-$number.pem" >"$work/mounts/shop-$number/trust/shop-$number.pem"
 done
-sleep 5
-wait_for "three nodes are ready with new certificates" 30 ready 3
+wait_for "all nodes show their new certificates" 30 renewed
+wait_for "three nodes are ready with them" 30 ready 3
 for number in 0 1 2; do pod logs "shop-$number" 2>&1 | grep -i certificate | tail -n 1 >&2 || true; done
 say "containers: all is well"

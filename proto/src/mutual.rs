@@ -19,7 +19,7 @@ use rustls::{
     server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
-use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
 
 use crate::identity::Identity;
 
@@ -161,8 +161,7 @@ pub fn shown(certificates: &[CertificateDer<'_>]) -> Result<Shown, String> {
     const LONGEST: usize = 1024;
     let certificate = certificates.first().ok_or("it shows no certificate")?;
     let (_, certificate) = parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
-    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
-    let names = names.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+    let names = names(&certificate)?;
     let uri = names.iter().find_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,
@@ -200,6 +199,12 @@ pub fn clients_verifier(
     clients.build().map_err(|error| error.to_string())
 }
 
+/// The alternative names of a certificate's subject.
+fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a>], String> {
+    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    Ok(names.map(|extension| &extension.value.general_names[..]).unwrap_or_default())
+}
+
 fn since_1970(time: ASN1Time) -> Duration {
     Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
@@ -214,8 +219,7 @@ struct Named {
 
 fn read(certificate: &CertificateDer<'_>) -> Result<Named, String> {
     let (_, certificate) = parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
-    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
-    let names = names.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+    let names = names(&certificate)?;
     let uris = names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,

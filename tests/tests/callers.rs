@@ -7,7 +7,7 @@ use outpost::{App, BoxError, Context, Module, Node, Sources};
 use outpost_tests::{
     Obedient, app,
     authority::{Authority, Kind, replace},
-    cluster::{self, Setup, nodes},
+    cluster::{self, Setup, TestCluster, nodes},
     deliveries::{
         self, Ledger,
         v1::{Work, deliveries_client::DeliveriesClient},
@@ -91,6 +91,13 @@ impl Files {
         self.settings().iter().fold(nodes(count), |setup, (key, value)| setup.with(key, value))
     }
 
+    /// Two nodes, with `kinds` on one and `relay` on the other.
+    async fn apart(&self) -> TestCluster {
+        let cluster = self.cluster(2).start(|_| app(Obedient::default())).await;
+        cluster.move_module("relay", &cluster.node_without("kinds").await).await;
+        cluster
+    }
+
     async fn node(&self, app: App) -> Node {
         let settings = self.settings();
         let sources = settings.iter().fold(Sources::on_free_ports(), |sources, (key, value)| sources.set(key, value));
@@ -106,10 +113,7 @@ fn plain(node: &Node) -> Channel {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_begun_a_call_is_known_wherever_it_goes() {
     let files = Files::new("");
-    let cluster = files.cluster(2).start(|_| app(Obedient::default())).await;
-    let home = cluster.home("kinds").await;
-    let other = cluster.names().into_iter().find(|name| *name != home).unwrap();
-    cluster.move_module("relay", &other).await;
+    let cluster = files.apart().await;
     let token = files.issuer.token("alice", "orders refunds", 600);
     for name in cluster.names() {
         let known = || bearing(cluster.client(&name), &token);
@@ -370,10 +374,7 @@ async fn a_kept_answer_is_for_the_client_that_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_share_a_connection_are_told_apart() {
     let files = Files::new("");
-    let cluster = files.cluster(2).start(|_| app(Obedient::default())).await;
-    let home = cluster.home("kinds").await;
-    let other = cluster.names().into_iter().find(|name| *name != home).unwrap();
-    cluster.move_module("relay", &other).await;
+    let cluster = files.apart().await;
     for name in cluster.names() {
         let shared = cluster.client(&name);
         let calls = (0..400).map(|number| {

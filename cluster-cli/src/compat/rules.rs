@@ -15,7 +15,7 @@ use std::{
 use prost_reflect::{
     Cardinality, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, ServiceDescriptor,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Something that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -29,8 +29,7 @@ pub(crate) struct Difference {
 }
 
 /// What was broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rule {
     ServiceRemoved,
     MethodRemoved,
@@ -58,6 +57,12 @@ impl fmt::Display for Rule {
             Self::FieldRequired => "field-required",
             Self::EnumValueRemoved => "enum-value-removed",
         })
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

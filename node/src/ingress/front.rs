@@ -26,7 +26,6 @@ use crate::{
         slot::Slot,
         table::Table,
     },
-    module::Exposed,
     status::CallError,
     trust::{
         Accepted, Client,
@@ -259,12 +258,9 @@ impl Calls {
         if slot.is_built_in() {
             return Ok(None);
         }
-        if slot.exposed() == Exposed::Internal {
-            self.policy.admits(slot.module(), slot.exposed(), request.uri().path(), None)?;
-        }
-        let client = self.policy.client(request.headers(), request.extensions().get::<Certified>())?;
-        self.policy.admits(slot.module(), slot.exposed(), request.uri().path(), client.as_deref())?;
-        Ok(client)
+        let (extensions, path) = (request.extensions(), request.uri().path());
+        let module = (slot.module(), slot.exposed());
+        self.policy.admit(module, path, request.headers(), extensions.get::<Certified>())
     }
 
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {

@@ -10,10 +10,11 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, header};
 
 pub(crate) use super::tokens::BadToken;
@@ -65,7 +66,7 @@ struct Inner {
     mode: CallersMode,
     unmarked: UnmarkedModules,
     /// What was told already of what would be refused. Of a program's own names, so it has a bound.
-    told: Mutex<HashSet<String>>,
+    told: ArcSwap<HashSet<String>>,
 }
 
 impl fmt::Debug for CallPolicy {
@@ -100,7 +101,7 @@ impl CallPolicy {
             })
         });
         let (policy, tokens) = (policy.transpose()?.map(Arc::new), tokens.transpose()?.map(Arc::new));
-        Ok(Self(Arc::new(Inner { policy, tokens, mode: settings.mode, unmarked, told: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { policy, tokens, mode: settings.mode, unmarked, told: ArcSwap::default() })))
     }
 
     /// What follows the files, if there are some.
@@ -109,15 +110,31 @@ impl CallPolicy {
         policy.into_iter().chain(self.0.tokens.clone().map(|tokens| tokens as Arc<dyn Follows>))
     }
 
+    /// Who makes a client's call, if that is known and may make it.
+    ///
+    /// # Errors
+    /// A token or a certificate that is not believed, or somebody who may not.
+    pub(crate) fn admit(
+        &self,
+        (module, exposed): (&ModuleName, Exposed),
+        path: &str,
+        headers: &HeaderMap,
+        certified: Option<&Certified>,
+    ) -> Result<Option<Arc<Client>>, Refused> {
+        // Whoever it is: nobody's token need be looked at for that.
+        if exposed == Exposed::Internal {
+            return Err(Refused::Client { module: module.clone(), why: "it is internal" });
+        }
+        let client = self.client(headers, certified)?;
+        self.admits(module, exposed, path, client.as_deref())?;
+        Ok(client)
+    }
+
     /// Who a client is, by its certificate and by the token in its metadata.
     ///
     /// # Errors
     /// A token that is not believed.
-    pub(crate) fn client(
-        &self,
-        headers: &HeaderMap,
-        certified: Option<&Certified>,
-    ) -> Result<Option<Arc<Client>>, Refused> {
+    fn client(&self, headers: &HeaderMap, certified: Option<&Certified>) -> Result<Option<Arc<Client>>, Refused> {
         let now = || Duration::from_millis(clock::wall().0);
         // Who goes on with its connection has to be told by each call.
         if certified.is_some_and(|certified| certified.expires <= now()) {
@@ -129,8 +146,7 @@ impl CallPolicy {
             Some(tokens) => {
                 let check = |token: Option<&str>| token.map(|token| tokens.now().check(token, now())).transpose();
                 let shown = bearer(headers).and_then(check);
-                let key = shown.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                self.unless_audited(shown.map_err(Refused::Token), &key, "")?.flatten()
+                self.unless_audited(shown.map_err(Refused::Token), "", ToString::to_string)?.flatten()
             }
         };
         Ok(match (certified, token) {
@@ -143,21 +159,14 @@ impl CallPolicy {
         })
     }
 
-    /// Whether a client may call a method.
-    ///
-    /// # Errors
-    /// It may not.
-    pub(crate) fn admits(
+    /// Whether a client may call a method of a module that is not internal.
+    fn admits(
         &self,
         module: &ModuleName,
         exposed: Exposed,
         path: &str,
         client: Option<&Client>,
     ) -> Result<(), Refused> {
-        let refused = |why| Refused::Client { module: module.clone(), why };
-        if exposed == Exposed::Internal {
-            return Err(refused("it is internal"));
-        }
         let verdict = match &self.0.policy {
             None => Verdict::Unsaid,
             Some(policy) => policy.now().client(module, path, client),
@@ -166,12 +175,14 @@ impl CallPolicy {
         let said = match verdict {
             Verdict::Admitted => Ok(()),
             Verdict::Nameless => Err(Refused::Nameless(module.clone())),
-            Verdict::Refused => Err(refused("the policy (`callers.policy`) does not name this client")),
+            Verdict::Refused => {
+                let why = "the policy (`callers.policy`) does not name this client";
+                Err(Refused::Client { module: module.clone(), why })
+            }
             Verdict::Unsaid => return without(),
         };
         // What the policy does not get to say yet, the module does.
-        let key = format!("{module} {verdict:?}");
-        match self.unless_audited(said, &key, path)? {
+        match self.unless_audited(said, path, |_| format!("{module} {verdict:?}"))? {
             Some(()) => Ok(()),
             None => without(),
         }
@@ -240,16 +251,21 @@ impl CallPolicy {
         why: Cow<'static, str>,
     ) -> Result<(), Refused> {
         let refused = Refused::Module { from: from.clone(), module: module.clone(), why };
-        self.unless_audited::<()>(Err(refused), &format!("{from} {module}"), path).map(drop)
+        self.unless_audited::<()>(Err(refused), path, |_| format!("{from} {module}")).map(drop)
     }
 
     /// What was found, or nothing where it is only told of in the log: once for each `key`, which has nothing of a client's.
-    fn unless_audited<T>(&self, found: Result<T, Refused>, key: &str, path: &str) -> Result<Option<T>, Refused> {
+    fn unless_audited<T>(
+        &self,
+        found: Result<T, Refused>,
+        path: &str,
+        key: impl FnOnce(&Refused) -> String,
+    ) -> Result<Option<T>, Refused> {
         match found {
             Ok(found) => Ok(Some(found)),
             Err(refused) if self.0.mode == CallersMode::Enforce => Err(refused),
             Err(refused) => {
-                if self.is_first(key) {
+                if self.is_first(&key(&refused)) {
                     tracing::warn!(method = path, would_be = %refused, "`callers.mode = \"enforce\"` would refuse a call");
                 }
                 Ok(None)
@@ -258,8 +274,16 @@ impl CallPolicy {
     }
 
     fn is_first(&self, what: &str) -> bool {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        !told.contains(what) && told.insert(what.to_owned())
+        // Nearly always it is not, and many calls ask.
+        if self.0.told.load().contains(what) {
+            return false;
+        }
+        let before = self.0.told.rcu(|told| {
+            let mut told = HashSet::clone(told);
+            told.insert(what.to_owned());
+            told
+        });
+        !before.contains(what)
     }
 }
 

@@ -118,3 +118,30 @@ fn nothing_of_a_key_is_shown() {
     assert!(!shown.contains("PRIVATE"), "{shown}");
     assert!(tls::is_open_to_all(Path::new("/etc/passwd")));
 }
+
+/// What a client is called, by the names in its certificate.
+#[test]
+fn a_client_is_called_by_one_name_of_its_certificate() {
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+    let shown = |common: &str, names: Vec<SanType>| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common);
+        params.subject_alt_names = names;
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        mutual::shown(&[certificate.der().clone()]).map(|shown| shown.name)
+    };
+    assert_eq!(shown("c", vec![dns("d.example"), uri("spiffe://example.org/u")]).unwrap(), "spiffe://example.org/u");
+    assert_eq!(
+        shown("c", vec![uri("spiffe://example.org/1"), uri("spiffe://example.org/2")]).unwrap(),
+        "spiffe://example.org/1"
+    );
+    assert_eq!(shown("c", vec![dns("d.example")]).unwrap(), "d.example");
+    assert_eq!(shown("c", vec![]).unwrap(), "c");
+    // Who signs may look at URIs, and let common names pass.
+    for none in ["spiffe://example.org/u", "", &"c".repeat(2000)] {
+        assert!(shown(none, vec![]).is_err(), "{none}");
+    }
+    assert!(mutual::shown(&[]).is_err());
+}

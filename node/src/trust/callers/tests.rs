@@ -77,7 +77,8 @@ fn what_the_policy_does_not_say_the_module_does() {
     assert_eq!(admits("orders", Exposed::Unmarked, alice.as_ref()), Ok(()), "the policy says that it may be called");
     assert_eq!(admits("cart", Exposed::Public, None), Ok(()));
     assert!(admits("cart", Exposed::Unmarked, alice.as_ref()).is_err(), "as `ingress.unmarked_modules` has it");
-    assert!(admits("payment", Exposed::Internal, alice.as_ref()).is_err(), "no policy opens what is internal");
+    let internal = policy.admit((&module("payment"), Exposed::Internal), "/shop.v1.X/Y", &HeaderMap::new(), None);
+    assert!(matches!(internal, Err(Refused::Client { .. })), "no policy opens what is internal: {internal:?}");
     let exposes = |name, exposed| policy.exposes(&module(name), exposed);
     assert!(exposes("orders", Exposed::Unmarked) && exposes("cart", Exposed::Public));
     assert!(!exposes("cart", Exposed::Unmarked) && !exposes("payment", Exposed::Internal));
@@ -94,7 +95,8 @@ fn an_audit_refuses_what_would_be_without_the_policy() {
     assert_eq!(policy.undeclared(&module("cart"), &module("orders"), "/shop.v1.Orders/Get"), Ok(()));
     // What the module itself would refuse, if there were no policy.
     assert!(policy.admits(&module("orders"), Exposed::Unmarked, "/shop.v1.Orders/Get", None).is_err());
-    assert!(policy.admits(&module("orders"), Exposed::Internal, "/shop.v1.Orders/Get", None).is_err());
+    let internal = policy.admit((&module("orders"), Exposed::Internal), "/shop.v1.Orders/Get", &HeaderMap::new(), None);
+    assert!(internal.is_err());
     assert!(policy.is_first("something else") && !policy.is_first("something else"));
 }
 
