@@ -4,21 +4,23 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use outpost_proto::admin::v1::{Cluster, Event, EventsRequest, WatchRequest, admin_client::AdminClient};
-use tonic::{Code, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
     args::NodeArgs,
-    connect::{self, REQUEST_LIMIT, Target, not_grpc},
+    connect::{self, REQUEST_LIMIT, Shows, Target, not_grpc},
     error::CliError,
     status::Answer,
 };
 
 const WHAT_CLUSTER: &str = "the question what the cluster is";
 
+type Client = AdminClient<InterceptedService<Channel, Shows>>;
+
 #[derive(Debug)]
 pub(crate) struct Admin {
     node: Target,
-    client: AdminClient<Channel>,
+    client: Client,
 }
 
 impl Admin {
@@ -27,7 +29,8 @@ impl Admin {
     }
 
     pub(crate) async fn at(node: Target) -> Result<Self, CliError> {
-        let client = AdminClient::new(node.connect().await?).max_decoding_message_size(usize::MAX);
+        let client = AdminClient::with_interceptor(node.connect().await?, node.shows());
+        let client = client.max_decoding_message_size(usize::MAX);
         Ok(Self { node, client })
     }
 
@@ -36,7 +39,7 @@ impl Admin {
     }
 
     /// For one request, which goes through [`Admin::ask`].
-    pub(crate) fn client(&self) -> AdminClient<Channel> {
+    pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
 

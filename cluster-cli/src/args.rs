@@ -8,7 +8,7 @@ mod look;
 mod moving;
 mod trust;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 pub(crate) use call::{CallArgs, CallOutput, TlsArgs};
 pub(crate) use change::{
@@ -22,7 +22,9 @@ pub(crate) use look::{
     ModulesOutput, NodesArgs, NodesOutput, PlanArgs, StatusArgs, VotersArgs, VotersVerb, WhereArgs, WhyArgs,
 };
 pub(crate) use moving::{DrainArgs, MoveArgs, MovesArgs};
-pub(crate) use trust::{CaInitArgs, CaIssueArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb};
+pub(crate) use trust::{
+    CaInitArgs, CaIssueArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb, TokenGenerateArgs, TokenVerb,
+};
 
 use crate::{
     address::{Address, node_address},
@@ -141,6 +143,9 @@ pub(crate) enum Verb {
     /// Shows the keys that gossip is sealed with, and makes new ones.
     #[command(subcommand, after_help = trust::KEYRING_EXAMPLES)]
     Keyring(KeyringVerb),
+    /// Makes tokens, which operators show where they have no certificate.
+    #[command(subcommand, after_help = trust::TOKEN_EXAMPLES)]
+    Token(TokenVerb),
     /// Remembers clusters: the address of a node of each, and what to show to it.
     #[command(subcommand, after_help = trust::CONTEXT_EXAMPLES)]
     Context(ContextVerb),
@@ -170,6 +175,9 @@ pub(crate) struct NodeArgs {
     /// The context (see `outpost context`), if it is not the current one; `none` is none.
     #[arg(long, env = "OUTPOST_CONTEXT", value_name = "NAME", global = true)]
     pub(crate) context: Option<String>,
+    /// A file with the operator's token, if it is not that of the context. It is not sent in plain text to another machine.
+    #[arg(long, env = "OUTPOST_TOKEN_FILE", value_name = "FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// How to print what has two forms.

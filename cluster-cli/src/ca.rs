@@ -1,9 +1,7 @@
 //! A small authority, for local clusters and for those who have none: `ca`.
 
 use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -211,12 +209,7 @@ fn uri_of(pem: &str) -> Option<String> {
 
 /// A file that is new, and its owner's alone.
 fn create(path: &Path, content: &[u8]) -> Result<(), BadAuthority> {
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(bad(path))
+    files::create(path, content).map_err(bad(path))
 }
 
 pub(crate) async fn run(verb: &CaVerb, out: &mut Output) -> Result<(), CliError> {

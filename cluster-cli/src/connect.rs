@@ -9,19 +9,33 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use outpost_proto::mutual::{self, Credentials, Part};
+use outpost_proto::{
+    identity,
+    mutual::{self, Credentials, Part},
+    token::Token,
+};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig,
+        pki_types::{CertificateDer, ServerName},
+    },
+};
 use tonic::{
-    Status,
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::Interceptor,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use crate::{
     address::{Address, node_address},
     args::{NodeArgs, TlsArgs},
-    context::{Contexts, Files},
+    context::{Contexts, Files, Way},
     error::CliError,
+    token,
     tunnel::{Place, Tunnel},
 };
 
@@ -54,39 +68,119 @@ pub(crate) enum From {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: Address,
-    /// Without them, it is plain text.
-    credentials: Option<Arc<Credentials>>,
+    /// Without it, it is plain text.
+    tls: Option<Tls>,
+    shows: Shows,
     /// The way into Kubernetes, where it is there.
     tunnel: Option<(Place, Tunnel)>,
 }
 
-impl Target {
-    fn plain(args: &NodeArgs) -> Self {
-        let address = args.node.clone().unwrap_or_else(|| Address::local(ADMIN_PORT));
-        Self { address, credentials: None, tunnel: None }
+/// Whom a connection by TLS is for.
+#[derive(Debug, Clone)]
+struct Tls {
+    config: Arc<ClientConfig>,
+    whom: Whom,
+}
+
+#[derive(Debug, Clone)]
+enum Whom {
+    /// A node of the cluster that the operator's own certificate names.
+    Beside(identity::Identity),
+    /// A node of the cluster of this name.
+    Of(String),
+}
+
+impl Tls {
+    fn of(way: &Way) -> Result<Option<Self>, CliError> {
+        match way {
+            Way::Plain => Ok(None),
+            Way::Certificate(files) => {
+                let Credentials { client, identity, .. } = credentials(files)?;
+                Ok(Some(Self { config: client, whom: Whom::Beside(identity) }))
+            }
+            Way::Cluster { name, authorities: path } => {
+                let authorities = fs::read(path).map_err(|error| CliError::File { path: path.clone(), error })?;
+                let config = mutual::without_certificate(&authorities);
+                let config = config.map_err(|problem| CliError::Refusal(format!("{}: {problem}", path.display())))?;
+                Ok(Some(Self { config, whom: Whom::Of(name.clone()) }))
+            }
+        }
     }
 
+    /// Whether it is a node of the cluster that is meant; before anything is said to it.
+    fn check(&self, shown: Option<&[CertificateDer<'_>]>) -> Result<(), String> {
+        let peer = match &self.whom {
+            Whom::Beside(own) => mutual::peer(shown, own)?,
+            Whom::Of(cluster) => mutual::peer_of(shown, cluster)?,
+        };
+        match peer.node() {
+            Some(_) => Ok(()),
+            None => Err(format!("{peer} is there, whose certificate is no node's")),
+        }
+    }
+}
+
+/// What is shown with each request: the operator's token, if there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Shows(Option<MetadataValue<Ascii>>);
+
+impl Shows {
+    fn of(token: Option<&Token>) -> Self {
+        Self(token.map(|token| {
+            let value = MetadataValue::try_from(format!("Bearer {}", token.secret()));
+            let mut value = value.expect("digits and letters can be metadata");
+            // Not shown by `Debug`, nor kept in HTTP/2's tables.
+            value.set_sensitive(true);
+            value
+        }))
+    }
+}
+
+impl Interceptor for Shows {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Target {
     /// What the arguments mean, and the context where they say nothing.
     pub(crate) async fn of(args: &NodeArgs) -> Result<Self, CliError> {
-        // Who says all of it needs no contexts, not even a home.
-        if args.context.as_deref() == Some("none") {
-            return Ok(Self::plain(args));
-        }
-        let contexts = Contexts::load()?;
-        let Some(context) = contexts.choose(args.context.as_deref())? else {
-            return Ok(Self::plain(args));
+        let contexts = match args.context.as_deref() {
+            // Who says all of it needs no contexts, not even a home.
+            Some("none") => Contexts::default(),
+            _ => Contexts::load()?,
         };
-        let credentials = context.files().as_ref().map(credentials).transpose()?.map(Arc::new);
-        let (address, tunnel) = match (&args.node, &context.node, &context.kubernetes) {
-            (Some(node), _, _) => (node.clone(), None),
-            (None, Some(node), _) => (node_address(node).map_err(|error| CliError::Refusal(error.to_string()))?, None),
-            (None, None, Some(place)) => {
+        let context = contexts.choose(args.context.as_deref())?;
+        let way = context.map_or(Way::Plain, |context| context.way().expect("a context that is chosen is whole"));
+        let tls = Tls::of(&way)?;
+        let token = args.token_file.as_ref().or(context.and_then(|context| context.token_file.as_ref()));
+        let token = token.map(|path| token::read(path)).transpose()?;
+        let named = context.map(|context| (&context.node, &context.kubernetes));
+        let (address, tunnel) = match (&args.node, named) {
+            (Some(node), _) => (node.clone(), None),
+            (None, Some((Some(node), _))) => {
+                (node_address(node).map_err(|error| CliError::Refusal(error.to_string()))?, None)
+            }
+            (None, Some((None, Some(place)))) => {
                 let tunnel = Tunnel::open(place, ADMIN_PORT).await?;
                 (tunnel.address.clone(), Some((place.clone(), tunnel)))
             }
-            (None, None, None) => (Address::local(ADMIN_PORT), None),
+            (None, Some((None, None)) | None) => (Address::local(ADMIN_PORT), None),
         };
-        Ok(Self { address, credentials, tunnel })
+        if token.is_some() && tls.is_none() && !address.is_loopback() {
+            return Err(CliError::Refusal(format!(
+                "the token is not sent to {address}: in plain text, whoever is on the way could take it; name a context \
+                 with authorities (`outpost context set --help`), or forward the port to this machine"
+            )));
+        }
+        Ok(Self { address, tls, shows: Shows::of(token.as_ref()), tunnel })
+    }
+
+    pub(crate) fn shows(&self) -> Shows {
+        self.shows.clone()
     }
 
     /// The address of another listener of the node, as seen from here, and what has to be held while it is used.
@@ -102,7 +196,7 @@ impl Target {
 
     /// Connects, or finds out why not, within 5 seconds.
     pub(crate) async fn connect(&self) -> Result<Channel, CliError> {
-        let Some(credentials) = &self.credentials else { return connect(&self.address, &From::Node, None).await };
+        let Some(tls) = &self.tls else { return connect(&self.address, &From::Node, None).await };
         let unreachable = |cause: String| {
             let remedy = match cause.contains("certificate") {
                 true => {
@@ -118,7 +212,7 @@ impl Target {
         let endpoint = Endpoint::from_shared(self.address.uri())
             .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
             .map_err(|error| unreachable(cause(&error)))?;
-        let connector = mutually(self.address.clone(), Arc::clone(credentials));
+        let connector = secured(self.address.clone(), tls.clone());
         let endpoint = endpoint.connect_timeout(CONNECT_LIMIT);
         let connecting = endpoint.connect_with_connector(connector);
         match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
@@ -147,10 +241,10 @@ fn credentials(files: &Files) -> Result<Credentials, CliError> {
     })
 }
 
-/// Connections by TLS on which both sides say who they are.
-fn mutually(
+/// Connections by TLS, to a node of the cluster that is meant.
+fn secured(
     address: Address,
-    credentials: Arc<Credentials>,
+    tls: Tls,
 ) -> impl tower::Service<
     tonic::codegen::http::Uri,
     Response = TokioIo<TlsStream<TcpStream>>,
@@ -160,18 +254,14 @@ fn mutually(
 + Clone
 + 'static {
     tower::service_fn(move |_| {
-        let (address, credentials) = (address.to_string(), Arc::clone(&credentials));
+        let (address, tls) = (address.to_string(), tls.clone());
         async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
             let ip = stream.peer_addr()?.ip();
-            let connector = TlsConnector::from(Arc::clone(&credentials.client));
+            let connector = TlsConnector::from(Arc::clone(&tls.config));
             let stream = connector.connect(ServerName::IpAddress(ip.into()), stream).await.map_err(in_words)?;
-            let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity);
-            let peer = peer.map_err(io::Error::other)?;
-            if peer.node().is_none() {
-                return Err(io::Error::other(format!("{peer} is there, whose certificate is no node's")));
-            }
+            tls.check(stream.get_ref().1.peer_certificates()).map_err(io::Error::other)?;
             Ok(TokioIo::new(stream))
         }
     })

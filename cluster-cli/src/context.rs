@@ -8,6 +8,12 @@
 //! certificate = "/home/alice/alice.pem"
 //! key = "/home/alice/alice.key"
 //! authorities = "/home/alice/ca.pem"
+//!
+//! [contexts.ci]
+//! node = "10.0.0.5:7001"
+//! authorities = "/home/alice/ca.pem"
+//! cluster = "shop"
+//! token_file = "/home/alice/ci.token"
 //! ```
 
 use std::{
@@ -40,7 +46,8 @@ pub(crate) enum BadContext {
     #[error("`{0}` can't name a context; `none` is what no context is called")]
     Name(String),
     #[error(
-        "context `{0}` names some of certificate, key and authorities, and not all; `outpost context set` mends it"
+        "context `{0}` names some of what goes together, and not all: certificate, key and authorities; or, to show a token, \
+         authorities and cluster; `outpost context set` mends it"
     )]
     Half(String),
     #[error("a context of the name `{0}` is there, and not a local cluster's")]
@@ -80,6 +87,10 @@ pub(crate) struct Context {
     key: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorities: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Of a local cluster, which takes it away again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     local: bool,
@@ -91,6 +102,19 @@ pub(crate) struct Files {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) authorities: PathBuf,
+}
+
+/// How a context has the tool connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    Plain,
+    /// By TLS, with a certificate.
+    Certificate(Files),
+    /// By TLS without one, to a node of this cluster. A token goes to nobody else, although the authorities may sign for more.
+    Cluster {
+        name: String,
+        authorities: PathBuf,
+    },
 }
 
 /// Where contexts are kept.
@@ -131,7 +155,7 @@ impl Contexts {
             None | Some("none") => Ok(None),
             Some(name) => match self.contexts.get(name) {
                 // A context that can't show anything must not pass for one that needs not.
-                Some(context) if context.is_half() => Err(BadContext::Half(name.to_owned())),
+                Some(context) if context.way().is_none() => Err(BadContext::Half(name.to_owned())),
                 Some(context) => Ok(Some(context)),
                 None => Err(self.unknown(name)),
             },
@@ -149,7 +173,9 @@ impl Contexts {
                 if args.name == "none" || args.name.is_empty() {
                     return Err(BadContext::Name(args.name.clone()));
                 }
-                self.contexts.insert(args.name.clone(), Context::of(args));
+                let context = Context::of(args);
+                context.way().ok_or_else(|| BadContext::Half(args.name.clone()))?;
+                self.contexts.insert(args.name.clone(), context);
                 // The first one is meant.
                 self.current.get_or_insert_with(|| args.name.clone());
             }
@@ -174,32 +200,38 @@ fn absolute(path: &Path) -> PathBuf {
 
 impl Context {
     fn of(args: &ContextSetArgs) -> Self {
-        let [certificate, key, authorities] =
-            [&args.certificate, &args.key, &args.authorities].map(|path| path.as_deref().map(absolute));
+        let [certificate, key, authorities, token_file] =
+            [&args.certificate, &args.key, &args.authorities, &args.token_file]
+                .map(|path| path.as_deref().map(absolute));
         let kubernetes = args.kubernetes.clone().map(|target| Place {
             target,
             namespace: args.namespace.clone(),
             context: args.kube_context.clone(),
         });
         let node = args.node.as_ref().map(ToString::to_string);
-        Self { node, kubernetes, certificate, key, authorities, local: false }
+        let cluster = args.cluster.clone();
+        Self { node, kubernetes, certificate, key, authorities, cluster, token_file, local: false }
     }
 
     /// That of a local cluster.
     pub(crate) fn local(node: String, files: Files) -> Self {
         let Files { certificate, key, authorities } = files;
         let [certificate, key, authorities] = [certificate, key, authorities].map(Some);
-        Self { node: Some(node), kubernetes: None, certificate, key, authorities, local: true }
+        let node = Some(node);
+        Self { node, kubernetes: None, certificate, key, authorities, cluster: None, token_file: None, local: true }
     }
 
-    pub(crate) fn files(&self) -> Option<Files> {
-        let (certificate, key, authorities) = (self.certificate.clone()?, self.key.clone()?, self.authorities.clone()?);
-        Some(Files { certificate, key, authorities })
-    }
-
-    fn is_half(&self) -> bool {
-        let there = [&self.certificate, &self.key, &self.authorities].map(|path| path.is_some());
-        there.contains(&true) && there.contains(&false)
+    /// None where it names half of what it needs.
+    pub(crate) fn way(&self) -> Option<Way> {
+        let Self { certificate, key, authorities, cluster, .. } = self.clone();
+        match (certificate, key, authorities, cluster) {
+            (None, None, None, None) => Some(Way::Plain),
+            (Some(certificate), Some(key), Some(authorities), None) => {
+                Some(Way::Certificate(Files { certificate, key, authorities }))
+            }
+            (None, None, Some(authorities), Some(name)) => Some(Way::Cluster { name, authorities }),
+            _ => None,
+        }
     }
 }
 
@@ -219,12 +251,13 @@ pub(crate) async fn run(verb: &ContextVerb, out: &mut Output) -> Result<(), CliE
 fn listed(contexts: &Contexts) -> String {
     let rows = contexts.contexts.iter().map(|(name, context)| {
         let current = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
-        let files = context.certificate.as_ref().map(|certificate| certificate.display().to_string());
+        let file =
+            |path: &Option<PathBuf>| path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
         let place = context.kubernetes.as_ref().map(ToString::to_string);
         let place = context.node.clone().or(place).unwrap_or_default();
-        [current.to_owned(), name.clone(), place, files.unwrap_or_else(|| "-".to_owned())]
+        [current.to_owned(), name.clone(), place, file(&context.certificate), file(&context.token_file)]
     });
-    table(["", "NAME", "NODE", "CERTIFICATE"], rows)
+    table(["", "NAME", "NODE", "CERTIFICATE", "TOKEN"], rows)
 }
 
 /// The context of a local cluster, for as long as that runs. Others' are left alone: it becomes the current one only where
@@ -277,6 +310,8 @@ mod tests {
             certificate: None,
             key: None,
             authorities: None,
+            cluster: None,
+            token_file: None,
             local: false,
         }
     }
@@ -292,8 +327,16 @@ mod tests {
         let mut contexts = two();
         let files = Files { certificate: "/c".into(), key: "/k".into(), authorities: "/a".into() };
         let whole = Context::local("127.0.0.1:3".to_owned(), files.clone());
-        assert_eq!(whole.files(), Some(files));
+        assert_eq!(whole.way(), Some(Way::Certificate(files)));
         contexts.contexts.insert("c".to_owned(), whole);
+        let cluster = Context {
+            authorities: Some("/a".into()),
+            cluster: Some("shop".to_owned()),
+            token_file: Some("/t".into()),
+            ..context("10.0.0.5:1")
+        };
+        assert_eq!(cluster.way(), Some(Way::Cluster { name: "shop".to_owned(), authorities: "/a".into() }));
+        contexts.contexts.insert("d".to_owned(), cluster);
         assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
     }
 
@@ -314,6 +357,7 @@ mod tests {
         contexts.contexts.insert("c".to_owned(), Context { key: Some("/k".into()), ..context("127.0.0.1:3") });
         let half = contexts.choose(Some("c")).unwrap_err().to_string();
         assert!(half.contains("`c`") && half.contains("not all"), "{half}");
+        assert_eq!(Context { authorities: Some("/a".into()), ..context("127.0.0.1:3") }.way(), None);
     }
 
     #[test]

@@ -23,6 +23,16 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     write().inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
+/// Makes a file that is new.
+///
+/// # Errors
+/// What the system said, also where there is one.
+pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
 /// Makes a folder, and those above it.
 ///
 /// # Errors

@@ -9,7 +9,7 @@
 //!             │    ├─ json       text to messages, one by one as they come
 //!             │    └─ codec      messages whose types are known only at run time
 //!             ├─ check-compat ───▶ .proto files, descriptors, or reflect
-//!             ├─ ca, context ────▶ files: certificates, and which cluster is meant
+//!             ├─ ca, token, context ─▶ files: what is shown, and which cluster is meant
 //!             │    └─ tunnel     the way to one in Kubernetes, by kubectl
 //!             └─ dev ────────────▶ processes of an application on this machine
 //! ```
@@ -54,6 +54,7 @@ mod reflect;
 mod screen;
 mod status;
 mod text;
+mod token;
 mod tunnel;
 mod wait;
 
@@ -108,6 +109,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Call(args) => call::run(&args, out).await,
         Verb::Ca(verb) => ca::run(&verb, out).await,
         Verb::Keyring(verb) => keyring::run(&verb, out).await,
+        Verb::Token(verb) => token::run(&verb, out).await,
         Verb::Context(verb) => context::run(&verb, out).await,
         Verb::CheckCompat(args) => compat::run(&args, out).await,
         Verb::Dev(args) => dev::run(&args, out).await,

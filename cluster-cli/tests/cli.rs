@@ -5,9 +5,10 @@
 #[path = "support/tool.rs"]
 mod tool;
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use outpost::{Node, Sources};
+use outpost_proto::token::Token;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -334,4 +335,105 @@ async fn what_kubectl_says_is_handed_on() {
     let mut command = outpost(&["status"]);
     let missing = ran(command.env("PATH", "/none").env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await;
     assert!(missing.failed(4).contains("can't run kubectl"));
+}
+
+#[tokio::test]
+async fn a_token_is_made_and_its_hash_is_what_nodes_are_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |args: &[&str]| ran(outpost(args).current_dir(folder.path()).spawn().unwrap()).await;
+    let printed = run(&["token", "generate"]).await.ok();
+    let (secret, setting) = printed.trim_end().split_once('\n').unwrap();
+    let hash = secret.parse::<Token>().unwrap().hash();
+    assert_eq!(setting, format!("token_sha256 = [\"{hash}\"]"));
+
+    let setting = run(&["token", "generate", "--out", "ci.token"]).await.ok();
+    let path = folder.path().join("ci.token");
+    let written = std::fs::read_to_string(&path).unwrap();
+    let token: Token = written.trim().parse().unwrap();
+    assert_eq!(setting, format!("token_sha256 = [\"{}\"]\n", token.hash()));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let taken = run(&["token", "generate", "--out", "ci.token"]).await.failed(2);
+    assert!(taken.contains("ci.token"), "{taken}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), written);
+
+    let json = run(&["token", "generate", "-o", "json"]).await.ok();
+    assert!(json.contains("\"token\": \"outpost_token_") && json.contains("\"token_sha256\""), "{json}");
+    let json = run(&["token", "generate", "-o", "json", "--out", "other.token"]).await.ok();
+    assert!(json.contains("\"other.token\"") && !json.contains("outpost_token_"), "{json}");
+}
+
+/// A shop whose operator `ci` shows a token, a file with that, and one with another that is none.
+async fn with_token(folder: &Path, settings: &[(&str, &str)]) -> (Shop, String, String) {
+    let token = Token::new([1; 32]);
+    let write = |name: &str, content: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let operators = format!("[ci]\nscope = \"operate\"\ntoken_sha256 = [\"{}\"]", token.hash());
+    let operators = write("operators.toml", &operators);
+    let sources = Sources::on_free_ports().set("admin.operators", &operators);
+    let sources = settings.iter().fold(sources, |sources, (key, value)| sources.set(key, value));
+    let shop = Shop { node: shop::app().start(&sources).await.unwrap() };
+    (shop, write("ci.token", &format!("{}\n", token.secret())), write("bad.token", &token.secret()[..70]))
+}
+
+#[tokio::test]
+async fn a_token_lets_the_tool_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shop, token, bad) = with_token(folder.path(), &[]).await;
+    let nobody = shop.run(&["status"]).await.failed(1);
+    assert!(nobody.contains("UNAUTHENTICATED") && nobody.contains("--token-file"), "{nobody}");
+    assert!(shop.run(&["status", "--token-file", &token]).await.ok().contains("1 ready"));
+    let by_variable = shop.command(&["nodes"]).env("OUTPOST_TOKEN_FILE", &token).spawn().unwrap();
+    assert!(ran(by_variable).await.ok().contains("ready"));
+    // The token is for the node's admin API only; its ingress is another matter.
+    let called = ["call", "Catalog/Get", r#"{"product_id": "kettle"}"#, "--token-file", &token];
+    assert!(shop.run(&called).await.ok().contains("kettle"));
+    let small = shop.run(&["voters", "set", "3", "--token-file", &token]).await.failed(1);
+    assert!(small.contains("PERMISSION_DENIED") && small.contains("`ci`"), "{small}");
+
+    let unreadable = shop.run(&["status", "--token-file", &bad]).await.failed(2);
+    assert!(unreadable.contains("bad.token") && !unreadable.contains("0101"), "{unreadable}");
+    for node in ["10.0.0.1:7001", "node.example:7001"] {
+        let plain = shop.run(&["status", "--node", node, "--token-file", &token]).await.failed(2);
+        assert!(plain.contains("the token is not sent to") && plain.contains("plain text"), "{plain}");
+    }
+
+    let contexts = folder.path().join("contexts.toml");
+    let run = async |args: &[&str]| ran(outpost(args).env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await;
+    run(&["context", "set", "here", "--node", &shop.admin(), "--token-file", &token]).await.ok();
+    assert!(run(&["status"]).await.ok().contains("1 ready"));
+    let listed = run(&["context", "list"]).await.ok();
+    assert!(listed.contains("ci.token") && !listed.contains("outpost_token_"), "{listed}");
+    assert!(!std::fs::read_to_string(&contexts).unwrap().contains("outpost_token_"));
+}
+
+#[tokio::test]
+async fn a_token_goes_to_a_node_of_the_cluster_that_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join("trust").join(name).to_str().unwrap().to_owned();
+    let contexts = folder.path().join("contexts.toml");
+    let run = async |args: &[&str]| {
+        let mut command = outpost(args);
+        ran(command.current_dir(folder.path()).env("OUTPOST_CONTEXTS", &contexts).spawn().unwrap()).await
+    };
+    run(&["ca", "init"]).await.ok();
+    run(&["ca", "issue", "node-1", "--cluster", "shop"]).await.ok();
+    let (certificate, key, authorities) = (file("node-1.pem"), file("node-1.key"), file("ca.pem"));
+    let trust = [("trust.certificate", &certificate), ("trust.key", &key), ("trust.authorities", &authorities)];
+    let (shop, token, _) = with_token(folder.path(), &trust.map(|(key, value)| (key, value.as_str()))).await;
+    let admin = shop.admin();
+
+    for (name, cluster) in [("shop", "shop"), ("bank", "bank")] {
+        let set = ["context", "set", name, "--node", &admin, "--authorities", &authorities, "--cluster", cluster];
+        run(&[&set[..], &["--token-file", &token]].concat()).await.ok();
+    }
+    assert!(run(&["status"]).await.ok().contains("1 ready"));
+    let other = run(&["status", "--context", "bank"]).await.failed(4);
+    assert!(other.contains("is there, which is not of cluster `bank`"), "{other}");
+    let half = run(&["context", "set", "x", "--node", &admin, "--authorities", &authorities]).await.failed(2);
+    assert!(half.contains("authorities and cluster"), "{half}");
 }

@@ -330,7 +330,7 @@ pub enum ClientCertificates {
     Required,
 }
 
-/// The listener for the operator's tool. Loopback only, unless operators need certificates.
+/// The listener for the operator's tool. Loopback only, unless nodes have certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -339,8 +339,8 @@ pub struct AdminSettings {
     pub enabled: bool,
     /// Where to listen.
     pub listen: Listen,
-    /// A file that says which operators may do what; read again when it changes. Without it, every operator's certificate is
-    /// good for everything.
+    /// A file that says which operators may do what, and the hashes of their tokens; read again when it changes. Without it,
+    /// every operator's certificate is good for everything.
     pub operators: Option<PathBuf>,
 }
 
@@ -880,9 +880,6 @@ impl Settings {
                  set `ingress.tls.certificate` and `ingress.tls.key`, or accept the risk with \
                  `ingress.plaintext_beyond_loopback = true`",
             );
-        }
-        if admin.operators.is_some() && !trust.is_set() {
-            fault("admin.operators", "is of use only where operators have certificates; set `trust.certificate`");
         }
         if !admin.listen.address().ip().is_loopback() && !trust.is_set() {
             fault(

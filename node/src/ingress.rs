@@ -234,13 +234,13 @@ impl Pause {
 }
 
 /// Lets one line a second into the log.
-#[derive(Default)]
-struct Seldom {
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
     last: Option<Instant>,
 }
 
 impl Seldom {
-    fn may_log(&mut self) -> bool {
+    pub(crate) fn may_log(&mut self) -> bool {
         let now = Instant::now();
         let may = self.last.is_none_or(|last| now - last >= Duration::from_secs(1));
         if may {

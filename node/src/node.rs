@@ -214,9 +214,11 @@ impl Node {
         let admin = match admin_listen {
             Some(bound) => {
                 let operators = admin_api::server(Arc::clone(&facts), cluster.view());
-                let api = Slot::built_in(ADMIN, Box::new(Guarded { api: Tonic(operators), admission }));
+                let acceptor = Acceptor::for_operators(&trust, &admission);
+                let guarded = Guarded { api: Tonic(operators), admission, strangers: Mutex::default() };
+                let api = Slot::built_in(ADMIN, Box::new(guarded));
                 let front = Front::new(Arc::new(Table::new([Arc::new(api)])), None, CallPolicy::default());
-                Some(Server::start(bound.listen()?, Acceptor::for_operators(&trust), front, &settings.ingress))
+                Some(Server::start(bound.listen()?, acceptor, front, &settings.ingress))
             }
             None => None,
         };

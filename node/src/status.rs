@@ -268,7 +268,12 @@ impl From<AdminError> for Status {
                 | Refused::Voters(_)
                 | Refused::Phase { .. } => Code::FailedPrecondition,
             },
-            AdminError::Forbidden(_) => Code::PermissionDenied,
+            AdminError::Forbidden(forbidden) => match forbidden {
+                Forbidden::Stranger(_) => Code::Unauthenticated,
+                Forbidden::Unknown(_) | Forbidden::Scope { .. } | Forbidden::Module { .. } | Forbidden::Wide { .. } => {
+                    Code::PermissionDenied
+                }
+            },
             AdminError::Propose(_) => Code::Unavailable,
         };
         Status::new(code, error.to_string())

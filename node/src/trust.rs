@@ -219,7 +219,7 @@ impl Seal {
 /// Who may ask the operator's API what. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Admission {
-    /// Whether it has to be said who asks.
+    /// Whether it has to be known who asks.
     named: bool,
     known: Option<Arc<FromFiles<Operators>>>,
 }
@@ -228,30 +228,40 @@ impl Admission {
     /// Reads the file, where there is one.
     ///
     /// # Errors
-    /// A file that names no operators.
+    /// A file that names no operators, or none who could say who it is.
     pub(crate) fn load(settings: &AdminSettings, trust: &Trust) -> Result<Self, TrustError> {
-        let load = |path: &PathBuf| {
-            FromFiles::load(vec![File::new("admin.operators", path)], |files, contents| {
-                Operators::parse(&String::from_utf8_lossy(&contents[0])).map_err(|problem| files[0].unusable(problem))
-            })
+        let certificates = trust.0.is_some();
+        let build = move |files: &[File], contents: &[Vec<u8>]| {
+            let operators = Operators::parse(&String::from_utf8_lossy(&contents[0]));
+            let operators = operators.map_err(|problem| files[0].unusable(problem))?;
+            match certificates || operators.take_tokens() {
+                true => Ok(operators),
+                false => Err(files[0].unusable(
+                    "without certificates (`trust.certificate`), operators say who they are by tokens, and none has one; \
+                     give one a `token_sha256`, which `outpost token generate` prints"
+                        .to_owned(),
+                )),
+            }
         };
+        let load = |path: &PathBuf| FromFiles::load(vec![File::new("admin.operators", path)], build);
         let known = settings.operators.as_ref().map(load).transpose()?.map(Arc::new);
-        Ok(Self { named: trust.0.is_some(), known })
+        Ok(Self { named: certificates || known.is_some(), known })
     }
 
-    /// Who asks, by what the connection is known to be.
+    /// Who asks, by what is shown.
     ///
     /// # Errors
     /// Somebody who may not.
-    pub(crate) fn admit(&self, peer: Option<&Peer>, from: String) -> Result<Operator, Forbidden> {
-        if !self.named {
-            return Ok(Operator::anyone(from));
+    pub(crate) fn admit(&self, shown: operators::Shown<'_>) -> Result<Operator, Forbidden> {
+        match (self.named, shown.token) {
+            (false, None) => Ok(Operator::anyone(shown.from)),
+            _ => Operator::of(shown, self.known.as_ref().map(|known| known.current()).as_deref()),
         }
-        let name = match peer.map(|Peer(identity)| &identity.role) {
-            Some(Role::Operator(name)) => name.as_str(),
-            _ => return Err(Forbidden::Unknown(String::new())),
-        };
-        Operator::named(name, from, self.known.as_ref().map(|known| known.current()).as_deref())
+    }
+
+    /// Whether some operator may show a token in place of a certificate.
+    fn takes_tokens(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.now().take_tokens())
     }
 
     /// What follows the file, if there is one.
@@ -399,7 +409,7 @@ pub(crate) struct Acceptor(Kind);
 enum Kind {
     Clients(Arc<FromFiles<Arc<ServerConfig>>>),
     Nodes(Arc<FromFiles<Credentials>>),
-    Operators(Arc<FromFiles<Credentials>>),
+    Operators(Arc<FromFiles<Credentials>>, Admission),
 }
 
 impl Acceptor {
@@ -425,16 +435,16 @@ impl Acceptor {
         trust.0.clone().map(|credentials| Self(Kind::Nodes(credentials)))
     }
 
-    /// For operators; none where everything is believed.
-    pub(crate) fn for_operators(trust: &Trust) -> Option<Self> {
-        trust.0.clone().map(|credentials| Self(Kind::Operators(credentials)))
+    /// For operators; none where there are no certificates.
+    pub(crate) fn for_operators(trust: &Trust, admission: &Admission) -> Option<Self> {
+        trust.0.clone().map(|credentials| Self(Kind::Operators(credentials, admission.clone())))
     }
 
     /// What follows files that nothing else does.
     pub(crate) fn follows(&self) -> Option<Arc<dyn Follows>> {
         match &self.0 {
             Kind::Clients(config) => Some(Arc::clone(config) as Arc<dyn Follows>),
-            Kind::Nodes(_) | Kind::Operators(_) => None,
+            Kind::Nodes(_) | Kind::Operators(..) => None,
         }
     }
 
@@ -447,7 +457,7 @@ impl Acceptor {
         stream: TcpStream,
     ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
         let left = |expires: Duration| expires.saturating_sub(Duration::from_millis(clock::wall().0));
-        let credentials = match &self.0 {
+        let (credentials, tokens) = match &self.0 {
             Kind::Clients(config) => {
                 let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
                 let Some(shown) = stream.get_ref().1.peer_certificates() else {
@@ -458,17 +468,23 @@ impl Acceptor {
                 let client = Certified { client: Arc::new(Client::new(Some(name), None)), expires };
                 return Ok((stream, Some(Accepted::Client(client)), until));
             }
-            Kind::Nodes(credentials) | Kind::Operators(credentials) => credentials.current(),
+            Kind::Nodes(credentials) => (credentials.current(), false),
+            Kind::Operators(credentials, admission) => (credentials.current(), admission.takes_tokens()),
         };
-        let stream = TlsAcceptor::from(Arc::clone(&credentials.server)).accept(stream).await.map_err(in_words)?;
+        let config = if tokens { &credentials.lenient } else { &credentials.server };
+        let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await.map_err(in_words)?;
         let shown = stream.get_ref().1.peer_certificates();
+        if tokens && shown.is_none() {
+            // Each call has to show one.
+            return Ok((stream, None, Until::Open));
+        }
         let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
         let until = match &self.0 {
-            Kind::Operators(_) => mutual::expires(shown).map_or(Until::Open, |expires| Until::Closed(left(expires))),
+            Kind::Operators(..) => mutual::expires(shown).map_or(Until::Open, |expires| Until::Closed(left(expires))),
             _ => Until::Open,
         };
         let may =
-            matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(_), Role::Operator(_)));
+            matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(..), Role::Operator(_)));
         if !may {
             return Err(refused(format!("{peer} may not connect here")));
         }

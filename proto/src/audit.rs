@@ -3,7 +3,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::admin::v1::AuditEntry;
+use crate::{admin::v1::AuditEntry, hex};
 
 /// The hash before the first entry of all.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -22,7 +22,7 @@ pub fn hash(previous: &str, entry: &AuditEntry) -> String {
         hasher.update((field.len() as u64).to_be_bytes());
         hasher.update(field);
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::render(&hasher.finalize())
 }
 
 /// The first entry that does not go with what is before it, if there is one. `previous` is the hash before all of them.

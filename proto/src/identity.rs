@@ -54,8 +54,9 @@ impl Identity {
     }
 }
 
-/// Whether a text may be a part of a path of a SPIFFE ID.
-fn is_segment(text: &str) -> bool {
+/// Whether a text may be a part of a path of a SPIFFE ID: the name of an operator, among others.
+#[must_use]
+pub fn is_segment(text: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !text.is_empty() && text.len() <= 253 && text != "." && text != ".." && text.bytes().all(good)
 }

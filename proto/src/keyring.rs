@@ -13,6 +13,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::hex;
+
 /// One key: 32 bytes, which no output shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GossipKey([u8; 32]);
@@ -61,22 +63,13 @@ impl GossipKey {
     /// # Errors
     /// [`BadKey`].
     pub fn parse(text: &str) -> Result<Self, BadKey> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(BadKey);
-        }
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let [high, low] = [digits[0], digits[1]].map(|digit| char::from(digit).to_digit(16));
-            let (Some(high), Some(low)) = (high, low) else { return Err(BadKey) };
-            *byte = (high << 4 | low) as u8;
-        }
-        Ok(Self(bytes))
+        hex::parse(text).map(Self).ok_or(BadKey)
     }
 
     /// The key itself, as a file holds it.
     #[must_use]
     pub fn secret(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::render(&self.0)
     }
 
     /// The key itself, for a cipher.
@@ -101,7 +94,7 @@ impl fmt::Debug for GossipKey {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::render(&self.0))
     }
 }
 

@@ -11,11 +11,13 @@
 
 pub mod audit;
 pub mod describe;
+mod hex;
 pub mod identity;
 pub mod keyring;
 pub mod keys;
 pub mod mutual;
 pub mod options;
+pub mod token;
 
 /// `outpost.admin.v1`: what an operator's tool asks a node.
 pub mod admin {

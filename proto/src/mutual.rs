@@ -8,9 +8,9 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
-        Resumption,
+        Resumption, WantsClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
@@ -34,6 +34,8 @@ pub struct Credentials {
     pub renew: Duration,
     /// For who accepts connections.
     pub server: Arc<ServerConfig>,
+    /// The same where the other end may show something else in place of a certificate; one that it does show has to be good.
+    pub lenient: Arc<ServerConfig>,
     /// For who makes them.
     pub client: Arc<ClientConfig>,
 }
@@ -81,23 +83,22 @@ impl Credentials {
         let chain = certificates(certificate).map_err(|problem| bad(Part::Certificate, problem))?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| bad(Part::Key, format!("{error}; a private key in PEM is needed")))?;
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(authorities).map_err(|problem| bad(Part::Authorities, problem))? {
-            roots.add(authority).map_err(|error| bad(Part::Authorities, told(&error)))?;
-        }
+        let roots = roots(authorities).map_err(|problem| bad(Part::Authorities, problem))?;
         let named = read(&chain[0]).map_err(|problem| bad(Part::Certificate, problem))?;
 
         let roots = Arc::new(roots);
         let provider = Arc::new(ring::default_provider());
         let signed = Signed { roots: Arc::clone(&roots), algorithms: provider.signature_verification_algorithms };
-        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
-        let clients = clients.map_err(|error| bad(Part::Authorities, error.to_string()))?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let lenient = clients.clone().allow_unauthenticated().build();
+        let built = clients.build().and_then(|clients| Ok((clients, lenient?)));
+        let (clients, lenient) = built.map_err(|error| bad(Part::Authorities, error.to_string()))?;
         let at = UnixTime::since_unix_epoch(now);
         let as_server = signed.verify(&chain[0], &chain[1..], at);
         let as_client = clients.verify_client_cert(&chain[0], &chain[1..], at).map(drop);
         as_server.and(as_client).map_err(|error| bad(Part::Certificate, told(&error)))?;
 
-        Self::configured(named, (chain, key), &provider, (signed, clients))
+        Self::configured(named, (chain, key), &provider, signed, [clients, lenient])
             .map_err(|error| bad(Part::Key, format!("it does not go with the certificate: {error}")))
     }
 
@@ -105,23 +106,60 @@ impl Credentials {
         Named { identity, from, expires }: Named,
         (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
         provider: &Arc<CryptoProvider>,
-        (signed, clients): (Signed, Arc<dyn ClientCertVerifier>),
+        signed: Signed,
+        verifiers: [Arc<dyn ClientCertVerifier>; 2],
     ) -> Result<Self, rustls::Error> {
-        let server = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
-        let mut server = server.with_client_cert_verifier(clients).with_single_cert(chain.clone(), key.clone_key())?;
-        let client = ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
-        let client = client.dangerous().with_custom_certificate_verifier(Arc::new(signed));
-        let mut client = client.with_client_auth_cert(chain, key)?;
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        client.alpn_protocols = vec![b"h2".to_vec()];
-        // A session that is resumed is one whose certificates are not looked at again.
-        server.send_tls13_tickets = 0;
-        client.resumption = Resumption::disabled();
-        // Nothing to say in clear: the certificate tells the name, and only to who may know it.
-        client.enable_sni = false;
+        let server = |clients| {
+            let server = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+            let server = server.with_client_cert_verifier(clients);
+            let mut server = server.with_single_cert(chain.clone(), key.clone_key())?;
+            server.alpn_protocols = vec![b"h2".to_vec()];
+            // A session that is resumed is one whose certificates are not looked at again.
+            server.send_tls13_tickets = 0;
+            Ok::<_, rustls::Error>(Arc::new(server))
+        };
+        let [clients, lenient] = verifiers;
+        let (server, lenient) = (server(clients)?, server(lenient)?);
+        let client = client(provider, signed)?.with_client_auth_cert(chain, key)?;
         let renew = from + expires.saturating_sub(from) * 2 / 3;
-        Ok(Self { identity, expires, renew, server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { identity, expires, renew, server, lenient, client: finished(client) })
     }
+}
+
+/// For who makes connections and shows no certificate on them: it believes whom one of `authorities` (in PEM) has signed.
+///
+/// # Errors
+/// What is wrong with the authorities, in words.
+pub fn without_certificate(authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(ring::default_provider());
+    let roots = Arc::new(roots(authorities)?);
+    let signed = Signed { roots, algorithms: provider.signature_verification_algorithms };
+    let client = client(&provider, signed).map_err(|error| told(&error))?;
+    Ok(finished(client.with_no_client_auth()))
+}
+
+fn client(
+    provider: &Arc<CryptoProvider>,
+    signed: Signed,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let client = ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+    Ok(client.dangerous().with_custom_certificate_verifier(Arc::new(signed)))
+}
+
+fn finished(mut client: ClientConfig) -> Arc<ClientConfig> {
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    client.resumption = Resumption::disabled();
+    // Nothing to say in clear: the certificate tells the name, and only to who may know it.
+    client.enable_sni = false;
+    Arc::new(client)
+}
+
+fn roots(authorities: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(authorities)? {
+        roots.add(authority).map_err(|error| told(&error))?;
+    }
+    Ok(roots)
 }
 
 /// Who is at the other end, from what it has shown; it has to be of the same cluster as `own`.
@@ -129,11 +167,28 @@ impl Credentials {
 /// # Errors
 /// Why it is not believed, in words.
 pub fn peer(shown: Option<&[CertificateDer<'_>]>, own: &Identity) -> Result<Identity, String> {
-    let certificate = shown.and_then(<[_]>::first).ok_or("it shows no certificate")?;
-    let Named { identity, .. } = read(certificate).map_err(|problem| format!("its certificate: {problem}"))?;
+    let identity = identity(shown)?;
     if !identity.is_of_cluster(own) {
         return Err(format!("{identity} is there, which is not of cluster `{}` of {}", own.cluster, own.domain));
     }
+    Ok(identity)
+}
+
+/// The same for who has no identity: it knows the cluster's name, and leaves the realm to the authorities.
+///
+/// # Errors
+/// As [`peer`].
+pub fn peer_of(shown: Option<&[CertificateDer<'_>]>, cluster: &str) -> Result<Identity, String> {
+    let identity = identity(shown)?;
+    if identity.cluster != cluster {
+        return Err(format!("{identity} is there, which is not of cluster `{cluster}`"));
+    }
+    Ok(identity)
+}
+
+fn identity(shown: Option<&[CertificateDer<'_>]>) -> Result<Identity, String> {
+    let certificate = shown.and_then(<[_]>::first).ok_or("it shows no certificate")?;
+    let Named { identity, .. } = read(certificate).map_err(|problem| format!("its certificate: {problem}"))?;
     Ok(identity)
 }
 
@@ -190,11 +245,7 @@ pub fn clients_verifier(
     provider: Arc<CryptoProvider>,
     required: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(authorities)? {
-        roots.add(authority).map_err(|error| told(&error))?;
-    }
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider);
     let clients = if required { clients } else { clients.allow_unauthenticated() };
     clients.build().map_err(|error| error.to_string())
 }

@@ -11,7 +11,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use outpost_proto::{
     keyring::{self, GossipKey},
-    mutual::Credentials,
+    mutual::{self, Credentials},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -19,7 +19,10 @@ use rcgen::{
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::wall_clock_us;
@@ -203,7 +206,20 @@ pub fn gossip_keys(bytes: &[u8]) -> String {
 /// Never: an address is a URI.
 #[must_use]
 pub fn connection(address: SocketAddr, credentials: &Credentials) -> Channel {
-    let client = Arc::clone(&credentials.client);
+    by(address, &credentials.client)
+}
+
+/// A connection that shows nothing, and believes whom the authority has signed, made when it is used.
+///
+/// # Panics
+/// Never: an address is a URI, and the authority is one.
+#[must_use]
+pub fn nameless(address: SocketAddr, authority: &Authority) -> Channel {
+    by(address, &mutual::without_certificate(authority.pem().as_bytes()).expect("an authority"))
+}
+
+fn by(address: SocketAddr, client: &Arc<ClientConfig>) -> Channel {
+    let client = Arc::clone(client);
     let connector = tower::service_fn(move |_| {
         let connector = TlsConnector::from(Arc::clone(&client));
         async move {

@@ -3,7 +3,7 @@
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
-use outpost::StartError;
+use outpost::{Sources, StartError};
 use outpost_proto::{
     admin::v1::{
         ApplyRequest, AuditRequest, AuditResponse, Cluster, CordonRequest, DescribeRequest, DrainRequest,
@@ -16,9 +16,10 @@ use outpost_proto::{
         handoff_client::HandoffClient, link_client::LinkClient, placement_client::PlacementClient, transfer_request,
     },
     mutual::Credentials,
+    token::Token,
 };
 use outpost_tests::{
-    authority::{Authority, Kind, connection, gossip_key, gossip_keys, node, operator, replace, wall},
+    authority::{Authority, Kind, connection, gossip_key, gossip_keys, nameless, node, operator, replace, wall},
     cluster::{self, TestCluster, nodes},
     load::Load,
     v1::{Ask, kinds_client::KindsClient},
@@ -32,7 +33,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_stream::StreamExt as _;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, transport::Channel};
 
 async fn secured(count: usize, authority: &Arc<Authority>) -> (TestCluster, Arc<Book>) {
     let book = Arc::new(Book::default());
@@ -481,4 +482,133 @@ async fn what_operators_change_is_in_one_chain() {
     let (on, off) = ("cordon", "uncordon");
     assert_eq!(told, [(alice, on), (alice, off), (bob, on), (bob, off)]);
     assert!(entries[0].from.starts_with("127.0.0.1:") && entries[0].from.ends_with(" at n1"), "{:?}", entries[0]);
+}
+
+fn token(byte: u8) -> Token {
+    Token::new([byte; 32])
+}
+
+/// A request that shows this as `authorization`.
+fn showing<T>(message: T, authorization: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+    request
+}
+
+fn bearer<T>(message: T, token: &Token) -> Request<T> {
+    showing(message, &format!("Bearer {}", token.secret()))
+}
+
+/// The message of an answer that has to be a refusal with this code, and without the token that all of them begin like.
+fn refused<T>(answer: Result<T, Status>, code: Code) -> String {
+    let status = answer.map(drop).unwrap_err();
+    assert_eq!(status.code(), code, "{status:?}");
+    assert!(!format!("{status:?}").contains("outpost_token_"), "{status:?}");
+    status.message().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_may_show_a_token_in_place_of_a_certificate() {
+    // All that the nodes say, and all that the libraries under them do.
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let logged = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
+    logged.with_writer(Arc::new(fs::File::create(&log).unwrap())).init();
+
+    let authority = Arc::new(Authority::new());
+    let (ci, viewer, unknown) = (token(1), token(2), token(3));
+    let without = "[tests]\nscope = \"admin\"\n[alice]\nscope = \"admin\"\n";
+    let file = format!(
+        "{without}[ci]\nscope = \"operate\"\ntoken_sha256 = [\"{}\"]\n[viewer]\nscope = \"read\"\ntoken_sha256 = [\"{}\"]\n",
+        ci.hash(),
+        viewer.hash()
+    );
+    let operators = authority.write("operators.toml", &file);
+    let book = Arc::new(Book::default());
+    let setup = nodes(2).secured(&authority).with("admin.operators", operators.to_str().unwrap());
+    let cluster = setup.start(move |node| witness::app(node, &book)).await;
+    let at = |node: &str| cluster.node(node).admin_address().unwrap();
+    let client = |node: &str| AdminClient::new(nameless(at(node), &authority));
+
+    // Whichever node is asked, and whoever the tool says that asks.
+    for name in ["n1", "n2"] {
+        client(name).cordon(bearer(cordon("n2", true), &ci)).await.unwrap();
+        client(name).cordon(bearer(cordon("n2", false), &ci)).await.unwrap();
+    }
+    let audit = client("n1").audit(bearer(AuditRequest {}, &viewer)).await.unwrap().into_inner();
+    let told: Vec<_> = audit.entries.iter().map(|entry| entry.by.as_str()).collect();
+    assert_eq!(told, ["ci"; 4]);
+
+    let too_small = refused(client("n1").cordon(bearer(cordon("n2", true), &viewer)).await, Code::PermissionDenied);
+    assert!(too_small.contains("`viewer` has scope `read`, and this needs `operate`"), "{too_small}");
+    let stranger = refused(client("n1").describe(bearer(DescribeRequest {}, &unknown)).await, Code::Unauthenticated);
+    assert!(stranger.contains("no operator's here"), "{stranger}");
+    let nothing = refused(client("n1").describe(DescribeRequest {}).await, Code::Unauthenticated);
+    assert!(nothing.contains("--token-file"), "{nothing}");
+    for text in [ci.secret(), format!("Basic {}", ci.secret()), format!("Bearer {}0", ci.secret()), "Bearer".to_owned()]
+    {
+        let malformed = refused(client("n1").describe(showing(DescribeRequest {}, &text)).await, Code::Unauthenticated);
+        assert!(malformed.contains("is not one `Bearer TOKEN`"), "{malformed}");
+    }
+    let mut twice = bearer(DescribeRequest {}, &ci);
+    twice.metadata_mut().append("authorization", format!("Bearer {}", ci.secret()).parse().unwrap());
+    refused(client("n1").describe(twice).await, Code::Unauthenticated);
+
+    // Beside a certificate, the token decides; and the certificate has to be good.
+    let both = |credentials: &Credentials| AdminClient::new(connection(at("n1"), credentials));
+    let alice = authority.credentials(&operator("alice"));
+    both(&alice).describe(DescribeRequest {}).await.unwrap();
+    refused(both(&alice).describe(bearer(DescribeRequest {}, &unknown)).await, Code::Unauthenticated);
+    refused(both(&alice).cordon(bearer(cordon("n2", true), &viewer)).await, Code::PermissionDenied);
+    both(&authority.credentials(&operator("mallory"))).describe(bearer(DescribeRequest {}, &ci)).await.unwrap();
+    for credentials in [
+        shown(&authority, &operator("alice"), Kind::Expired),
+        shown(&Authority::new(), &operator("alice"), Kind::Good),
+        authority.credentials(&node("n2")),
+    ] {
+        let refused = both(&credentials).describe(bearer(DescribeRequest {}, &ci)).await.map(drop).unwrap_err();
+        assert!(is_of_no_use(&refused), "{refused:?}");
+    }
+
+    // A token goes with its hash, also on a connection that is open; and with the last of them, who has no certificate.
+    let mut open = client("n1");
+    open.describe(bearer(DescribeRequest {}, &ci)).await.unwrap();
+    authority.write("operators.toml", without);
+    until("the token to be good no more", async || match open.describe(bearer(DescribeRequest {}, &ci)).await {
+        Err(status) if status.code() == Code::Unauthenticated => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let closed = client("n1").describe(bearer(DescribeRequest {}, &ci)).await.map(drop).unwrap_err();
+    assert!(is_of_no_use(&closed), "{closed:?}");
+
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("refused an operator"), "{log}");
+    assert!(!log.contains("outpost_token_"), "a token is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_certificates_operators_show_tokens_on_loopback() {
+    let folder = tempfile::tempdir().unwrap();
+    let operators = folder.path().join("operators.toml");
+    let book = Arc::new(Book::default());
+    let start = async |sources: &[(&str, &str)]| {
+        let sources = sources.iter().fold(Sources::on_free_ports(), |sources, (key, value)| sources.set(key, value));
+        witness::app("n1", &book).start(&sources.set("admin.operators", operators.to_str().unwrap())).await
+    };
+    fs::write(&operators, "[ci]\nscope = \"operate\"").unwrap();
+    let useless = start(&[]).await.map(drop).unwrap_err().to_string();
+    assert!(useless.contains("admin.operators") && useless.contains("`token_sha256`"), "{useless}");
+
+    let ci = token(1);
+    fs::write(&operators, format!("[ci]\nscope = \"operate\"\ntoken_sha256 = [\"{}\"]", ci.hash())).unwrap();
+    let open = start(&[("admin.listen", "0.0.0.0:0")]).await.map(drop).unwrap_err().to_string();
+    assert!(open.contains("admin.listen") && open.contains("loopback"), "tokens are no certificates: {open}");
+
+    let node = start(&[]).await.unwrap();
+    let mut client = AdminClient::new(cluster::connection(node.admin_address().unwrap()));
+    refused(client.describe(DescribeRequest {}).await, Code::Unauthenticated);
+    refused(client.describe(bearer(DescribeRequest {}, &token(2))).await, Code::Unauthenticated);
+    client.describe(bearer(DescribeRequest {}, &ci)).await.unwrap();
+    refused(client.forget(bearer(ForgetRequest::default(), &ci)).await, Code::PermissionDenied);
 }

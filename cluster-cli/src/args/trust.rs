@@ -1,4 +1,4 @@
-//! `ca`, `keyring` and `context`.
+//! `ca`, `keyring`, `token` and `context`.
 
 use std::path::PathBuf;
 
@@ -25,11 +25,23 @@ Examples:
 To change the key of a running cluster, change the file that `trust.gossip_keys` names on every node, in three steps; each
 is done once `outpost keyring list` shows it for all nodes: add one new key at the end; put it first; remove the old one.";
 
+pub(super) const TOKEN_EXAMPLES: &str = "\
+Examples:
+  outpost token generate                                     a token, and the line for `admin.operators`
+  outpost token generate --out ci.token                      the token to a file that only you can read
+  outpost token generate -o json | jq -r .token_sha256
+  outpost status --token-file ci.token                       shows it, for one command
+  outpost context set prod --node 10.0.0.5:7001 --authorities ca.pem --cluster shop --token-file ci.token
+
+A node has only the hash of a token, in the file that admin.operators names. The token itself is printed once, and nowhere
+to be found again: keep it where your secrets are.";
+
 pub(super) const CONTEXT_EXAMPLES: &str = "\
 Examples:
   outpost context set prod --node 10.0.0.5:7001 --certificate alice.pem --key alice.key --authorities ca.pem
   outpost context set stage --kubernetes statefulset/shop --namespace shop --certificate alice.pem --key alice.key \
       --authorities ca.pem
+  outpost context set ci --node 10.0.0.5:7001 --authorities ca.pem --cluster shop --token-file ci.token
   outpost context use prod
   outpost context list
   outpost status --context prod";
@@ -92,6 +104,22 @@ pub(crate) struct KeyringListArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Makes a token, and prints it and its hash.
+    Generate(TokenGenerateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenGenerateArgs {
+    /// Writes the token to this file, which must be new, and prints only the hash.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: DataOutput,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ContextVerb {
     /// Lists the contexts; the current one has a star.
     List {
@@ -100,7 +128,7 @@ pub(crate) enum ContextVerb {
         output: DataOutput,
     },
     /// Makes or replaces a context.
-    Set(ContextSetArgs),
+    Set(Box<ContextSetArgs>),
     /// Makes a context the current one; `none` is none.
     Use {
         /// Its name.
@@ -136,6 +164,12 @@ pub(crate) struct ContextSetArgs {
     #[arg(long, value_name = "FILE", requires = "certificate")]
     pub(crate) key: Option<PathBuf>,
     /// The certificates of those who may sign the nodes' certificates.
-    #[arg(long, value_name = "FILE", requires = "certificate")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) authorities: Option<PathBuf>,
+    /// Where no certificate is shown: the cluster's name (`cluster.name`), which its nodes' certificates have to have.
+    #[arg(long, value_name = "NAME", requires = "authorities", conflicts_with = "certificate")]
+    pub(crate) cluster: Option<String>,
+    /// A file with the operator's token. It is read when it is needed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }

@@ -54,7 +54,7 @@ impl Child {
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // They are for the operator's tool, and an application would take them for settings.
-        for name in ["OUTPOST_NODE", "OUTPOST_CONTEXT", "OUTPOST_CONTEXTS"] {
+        for name in ["OUTPOST_NODE", "OUTPOST_CONTEXT", "OUTPOST_CONTEXTS", "OUTPOST_TOKEN_FILE"] {
             command.env_remove(name);
         }
         if program.colours {

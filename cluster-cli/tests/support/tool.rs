@@ -14,7 +14,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) fn outpost(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
-    command.args(args).env_remove("OUTPOST_NODE").env_remove("OUTPOST_CONTEXT").env("USER", "ada").kill_on_drop(true);
+    command.args(args).env("USER", "ada").kill_on_drop(true);
+    command.env_remove("OUTPOST_NODE").env_remove("OUTPOST_CONTEXT").env_remove("OUTPOST_TOKEN_FILE");
     // Not those of whoever runs the tests; nobody can write there.
     command.env("OUTPOST_CONTEXTS", "/proc/none/contexts.toml");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -16,7 +16,7 @@ use super::{ConfigError, Fault};
 
 const PREFIX: &str = "OUTPOST_";
 /// `OUTPOST_CONFIG` names the file, and the others are the operator's tool's.
-const ELSEWHERE: [&str; 4] = ["CONFIG", "NODE", "CONTEXT", "CONTEXTS"];
+const ELSEWHERE: [&str; 5] = ["CONFIG", "NODE", "CONTEXT", "CONTEXTS", "TOKEN_FILE"];
 
 /// What settings are read from, as arguments: nothing here looks at the process.
 #[derive(Debug, Clone, Default)]

@@ -316,7 +316,7 @@ fn fits(
 }
 
 /// The token in a request's metadata, if there is one: RFC 6750, 2.1.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadToken> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadToken> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return if headers.contains_key(header::AUTHORIZATION) { Err(BadToken::NotAToken) } else { Ok(None) };

@@ -7,13 +7,20 @@
 //! [deploy]
 //! scope = "operate"
 //! modules = ["cart", "catalog"] # of others it may only read
+//! token_sha256 = ["5d41…ff"]    # it may show one of these tokens in place of a certificate
 //! ```
+//!
+//! **Invariant:** a token is in neither the file, nor a type here that is shown, nor an error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
+use outpost_proto::{
+    identity,
+    token::{PREFIX, Token, TokenHash},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::id::ModuleName;
@@ -52,17 +59,43 @@ impl Scope {
 }
 
 /// What one operator may.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rights {
     scope: Scope,
     /// The modules that it may change; all, where this is not said.
     modules: Option<BTreeSet<ModuleName>>,
 }
 
-/// All operators of a file, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Operators(BTreeMap<String, Rights>);
+/// An operator as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    scope: Scope,
+    modules: Option<BTreeSet<ModuleName>>,
+    /// Several, so that one takes over from another without a gap.
+    #[serde(default)]
+    token_sha256: Vec<String>,
+}
+
+/// All operators of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Operators {
+    rights: BTreeMap<String, Rights>,
+    /// Whose token each is. All are compared with one that is shown, so that how long that takes tells nothing.
+    tokens: Vec<(TokenHash, String)>,
+}
+
+/// What somebody shows who asks a node. It has no `Debug`: a token is in it.
+pub(crate) struct Shown<'a> {
+    /// The operator's name in the certificate of the connection.
+    pub(crate) certificate: Option<&'a str>,
+    /// What is there in place of a token, whether it is one or not.
+    pub(crate) token: Option<&'a str>,
+    /// Whether nobody else could read it on the way: by TLS, or from this machine.
+    pub(crate) private: bool,
+    /// Where the connection is from.
+    pub(crate) from: String,
+}
 
 /// Somebody who asks a node, as far as that knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,9 +107,27 @@ pub(crate) struct Operator {
     rights: Rights,
 }
 
+/// Why it is not known who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Stranger {
+    #[error(
+        "it is not known who asks; show the token of an operator (metadata `authorization: Bearer TOKEN`; of the tool, \
+         `--token-file`), or its certificate"
+    )]
+    ShowsNothing,
+    #[error("metadata `authorization` is not one `Bearer TOKEN`, with a token such as `outpost token generate` prints")]
+    Malformed,
+    #[error("the token that was shown is no operator's here; is its hash in `token_sha256` (`admin.operators`)?")]
+    UnknownToken,
+    #[error("a token is taken by TLS or from the same machine only; this one was sent in plain text: replace it")]
+    Plain,
+}
+
 /// What somebody may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Forbidden {
+    #[error("{0}")]
+    Stranger(#[from] Stranger),
     #[error("operator `{0}` is not among those that may ask here (`admin.operators`)")]
     Unknown(String),
     #[error("operator `{name}` has scope `{has}`, and this needs `{needs}`")]
@@ -102,7 +153,48 @@ impl Operators {
     /// # Errors
     /// What is wrong with it, and where.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map(Self).map_err(|error| error.to_string().trim_end().to_owned())
+        // First of all: errors of TOML quote the line that they are about.
+        if let Some(line) = text.lines().position(|line| line.contains(PREFIX)) {
+            return Err(format!(
+                "line {} has a token in it; write its hash, and replace the token: whoever has read the file has it",
+                line + 1
+            ));
+        }
+        let raw: BTreeMap<String, Raw> =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let mut operators = Self::default();
+        for (name, Raw { scope, modules, token_sha256 }) in raw {
+            if !identity::is_segment(&name) {
+                return Err(format!(
+                    "`{name}` can't name an operator, in a certificate or in the audit log; use letters, digits, dashes, \
+                     dots and underscores, and 253 at the most"
+                ));
+            }
+            for text in token_sha256 {
+                let hash: TokenHash = text.parse().map_err(|error| {
+                    // Not the text: it may be part of a token.
+                    format!("token_sha256 of `{name}`: {error}; this has {} characters", text.chars().count())
+                })?;
+                if let Some(other) = operators.owner(hash) {
+                    return Err(format!(
+                        "token_sha256 of `{name}`: {hash} is there twice, for `{other}` too; each token is one operator's"
+                    ));
+                }
+                operators.tokens.push((hash, name.clone()));
+            }
+            operators.rights.insert(name, Rights { scope, modules });
+        }
+        Ok(operators)
+    }
+
+    /// Whether some operator may show a token.
+    pub(crate) fn take_tokens(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    /// Whose token it is. Goes on after it is found.
+    fn owner(&self, hash: TokenHash) -> Option<&str> {
+        self.tokens.iter().fold(None, |owner, (known, name)| if *known == hash { Some(name.as_str()) } else { owner })
     }
 }
 
@@ -112,14 +204,26 @@ impl Operator {
         Self { name: None, from, rights: ALL }
     }
 
-    /// Who a certificate says it is; where there is no list of operators, every certificate of one is good for everything.
+    /// Who asks, by what is shown. A token decides, where one is shown: whoever shows it means it, and has to hear that it
+    /// is not good, instead of going on as somebody else. Where there is no list of operators, every certificate of one is
+    /// good for everything.
     ///
     /// # Errors
-    /// One that is not in the list.
-    pub(crate) fn named(name: &str, from: String, known: Option<&Operators>) -> Result<Self, Forbidden> {
+    /// What is not known, or not in the list.
+    pub(crate) fn of(shown: Shown<'_>, known: Option<&Operators>) -> Result<Self, Forbidden> {
+        let Shown { certificate, token, private, from } = shown;
+        let name = match (token, certificate) {
+            (Some(_), _) if !private => return Err(Stranger::Plain.into()),
+            (Some(text), _) => {
+                let token: Token = text.parse().map_err(|_| Stranger::Malformed)?;
+                known.and_then(|known| known.owner(token.hash())).ok_or(Stranger::UnknownToken)?
+            }
+            (None, Some(name)) => name,
+            (None, None) => return Err(Stranger::ShowsNothing.into()),
+        };
         let rights = match known {
             None => ALL,
-            Some(Operators(known)) => known.get(name).cloned().ok_or_else(|| Forbidden::Unknown(name.to_owned()))?,
+            Some(known) => known.rights.get(name).cloned().ok_or_else(|| Forbidden::Unknown(name.to_owned()))?,
         };
         Ok(Self { name: Some(name.to_owned()), from, rights })
     }
@@ -179,8 +283,16 @@ mod tests {
         scope = \"read\"
     ";
 
+    fn certificate(name: &str) -> Shown<'_> {
+        Shown { certificate: Some(name), token: None, private: true, from: "127.0.0.1:1".to_owned() }
+    }
+
     fn operator(name: &str) -> Result<Operator, Forbidden> {
-        Operator::named(name, "127.0.0.1:1".to_owned(), Some(&Operators::parse(FILE).unwrap()))
+        Operator::of(certificate(name), Some(&Operators::parse(FILE).unwrap()))
+    }
+
+    fn token(byte: u8) -> Token {
+        Token::new([byte; 32])
     }
 
     fn module(name: &str) -> ModuleName {
@@ -206,7 +318,7 @@ mod tests {
         assert!(refused.contains("`deploy`") && refused.contains("`payment`") && refused.contains("cart"), "{refused}");
         assert!(deploy.may_change_all().is_err());
         let none = Operators::parse("[x]\nscope = \"operate\"\nmodules = []").unwrap();
-        let none = Operator::named("x", String::new(), Some(&none)).unwrap();
+        let none = Operator::of(certificate("x"), Some(&none)).unwrap();
         assert!(none.may_change(&module("cart")).is_err(), "no module is not all of them");
         let alice = operator("alice").unwrap();
         assert_eq!((alice.may_change(&module("payment")), alice.may_change_all()), (Ok(()), Ok(())));
@@ -214,9 +326,61 @@ mod tests {
 
     #[test]
     fn without_a_list_an_operators_certificate_is_good_for_everything() {
-        let named = Operator::named("eve", String::new(), None).unwrap();
+        let named = Operator::of(certificate("eve"), None).unwrap();
         assert_eq!(named.may_call("Forget"), Ok(()));
         assert_eq!(Operator::anyone(String::new()).may_call("Forget"), Ok(()));
+    }
+
+    #[test]
+    fn a_token_that_is_shown_decides() {
+        let (ci, next) = (token(1), token(2));
+        let hashes = format!("token_sha256 = [\"{}\", \"{}\"]", ci.hash(), next.hash());
+        let known = Operators::parse(&format!("{FILE}[ci]\nscope = \"operate\"\n{hashes}")).unwrap();
+        assert!(known.take_tokens() && !Operators::parse(FILE).unwrap().take_tokens());
+        let [ci, next, other] = [ci, next, token(3)].map(|token| token.secret());
+        let shown = |token| Shown { token, certificate: None, ..certificate("") };
+        let asks = |shown, known| Operator::of(shown, known).map(|operator| operator.name());
+        for token in [&ci, &next] {
+            assert_eq!(asks(shown(Some(token)), Some(&known)).unwrap(), "ci");
+            assert_eq!(asks(Shown { token: Some(token), ..certificate("alice") }, Some(&known)).unwrap(), "ci");
+        }
+        let stranger = |shown, known| match Operator::of(shown, known) {
+            Err(Forbidden::Stranger(stranger)) => stranger,
+            other => panic!("{other:?}"),
+        };
+        // The certificate would be good.
+        assert_eq!(
+            stranger(Shown { token: Some(&other), ..certificate("alice") }, Some(&known)),
+            Stranger::UnknownToken
+        );
+        assert_eq!(stranger(shown(Some(&other)), None), Stranger::UnknownToken);
+        for text in ["", &ci[1..], &ci[..ci.len() - 1]] {
+            assert_eq!(
+                stranger(Shown { token: Some(text), ..certificate("alice") }, Some(&known)),
+                Stranger::Malformed
+            );
+        }
+        assert_eq!(stranger(Shown { private: false, ..shown(Some(&ci)) }, Some(&known)), Stranger::Plain);
+        assert_eq!(stranger(shown(None), Some(&known)), Stranger::ShowsNothing);
+        let read = Operator::of(shown(Some(&ci)), Some(&known)).unwrap();
+        assert_eq!((read.may_call("Cordon"), read.may_call("Forget").is_err()), (Ok(()), true));
+    }
+
+    #[test]
+    fn no_error_shows_what_may_be_a_token() {
+        let (secret, hash) = (token(0xab).secret(), token(1).hash());
+        for (text, part) in [
+            (format!("# {secret}\n"), "line 1 has a token in it"),
+            (format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{secret}\"]"), "line 3 has a token in it"),
+            (
+                format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{}\"]", &secret[15..]),
+                "`ci`: the hash of a token is 64",
+            ),
+            (format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{hash}\", \"{hash}\"]"), "for `ci` too"),
+        ] {
+            let error = Operators::parse(&text).unwrap_err();
+            assert!(error.contains(part) && !error.contains("abab"), "{part} in {error}");
+        }
     }
 
     #[test]
@@ -226,6 +390,9 @@ mod tests {
             ("[alice]\nscope = \"read\"\nmodule = [\"cart\"]", "line 3"),
             ("[alice]\nscope = \"read\"\nmodules = [\"Cart!\"]", "Cart!"),
             ("[alice]", "scope"),
+            ("[\"al ice\"]\nscope = \"read\"", "`al ice` can't name"),
+            ("[alice]\nscope = \"read\"\ntoken_sha256 = \"00\"", "line 3"),
+            ("[alice]\nscope = \"read\"\ntoken_sha256 = [\"00\"]", "this has 2 characters"),
             ("alice", "line 1"),
         ] {
             let error = Operators::parse(text).unwrap_err();
