@@ -158,17 +158,18 @@ impl Target {
         let tls = Tls::of(&way)?;
         let token = args.token_file.as_ref().or(context.and_then(|context| context.token_file.as_ref()));
         let token = token.map(|path| token::read(path)).transpose()?;
-        let named = context.map(|context| (&context.node, &context.kubernetes));
-        let (address, tunnel) = match (&args.node, named) {
-            (Some(node), _) => (node.clone(), None),
-            (None, Some((Some(node), _))) => {
-                (node_address(node).map_err(|error| CliError::Refusal(error.to_string()))?, None)
-            }
-            (None, Some((None, Some(place)))) => {
+        let (node, place) = (
+            context.and_then(|context| context.node.as_ref()),
+            context.and_then(|context| context.kubernetes.as_ref()),
+        );
+        let (address, tunnel) = match (&args.node, node, place) {
+            (Some(node), _, _) => (node.clone(), None),
+            (None, Some(node), _) => (node_address(node).map_err(|error| CliError::Refusal(error.to_string()))?, None),
+            (None, None, Some(place)) => {
                 let tunnel = Tunnel::open(place, ADMIN_PORT).await?;
                 (tunnel.address.clone(), Some((place.clone(), tunnel)))
             }
-            (None, Some((None, None)) | None) => (Address::local(ADMIN_PORT), None),
+            (None, None, None) => (Address::local(ADMIN_PORT), None),
         };
         if token.is_some() && tls.is_none() && !address.is_loopback() {
             return Err(CliError::Refusal(format!(

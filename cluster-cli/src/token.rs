@@ -1,6 +1,6 @@
 //! What operators show where they have no certificate: `token`.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use outpost_proto::token::Token;
 use serde_json::json;
@@ -24,8 +24,13 @@ pub(crate) async fn run(verb: &TokenVerb, out: &mut Output) -> Result<(), CliErr
     let (secret, hash) = (token.secret(), token.hash().to_string());
     if let Some(path) = file {
         // Not in the place of another: of that, nobody may have a copy.
-        let created = files::create(path, format!("{secret}\n").as_bytes());
-        created.map_err(|error| CliError::Refusal(format!("can't make {}: {error}", path.display())))?;
+        files::create(path, format!("{secret}\n").as_bytes()).map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::AlreadyExists => "; a token never takes the place of another: name a new file",
+                _ => "",
+            };
+            CliError::Refusal(format!("can't make {}: {error}{remedy}", path.display()))
+        })?;
     }
     match (output, file) {
         (DataOutput::Table, None) => out.print(&format!("{secret}\n{}", setting(&hash))).await,

@@ -355,7 +355,7 @@ async fn a_token_is_made_and_its_hash_is_what_nodes_are_told() {
     assert_eq!(setting, format!("token_sha256 = [\"{}\"]\n", token.hash()));
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let taken = run(&["token", "generate", "--out", "ci.token"]).await.failed(2);
-    assert!(taken.contains("ci.token"), "{taken}");
+    assert!(taken.contains("ci.token") && taken.contains("name a new file"), "{taken}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), written);
 
     let json = run(&["token", "generate", "-o", "json"]).await.ok();

@@ -51,7 +51,7 @@
 
 {{- if eq $values.trust.mode "none" -}}
 {{- if $values.operators -}}
-{{- fail "operators is of use only where operators have certificates; set trust.mode to secret or csi" -}}
+{{- fail "operators needs trust.mode secret or csi: the jobs of this chart show certificates, and have no tokens" -}}
 {{- end -}}
 {{- if $values.placement.enabled -}}
 {{- fail "placement.enabled needs trust.mode secret or csi: without certificates the admin API listens on the pods' loopback only, where no job reaches it" -}}
