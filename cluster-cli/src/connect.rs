@@ -329,7 +329,7 @@ fn remedy(address: &Address, from: &From) -> String {
             .to_owned(),
         From::Node => {
             "is the application running, and is its admin.listen this address? set another with --node; one that asks for \
-             certificates needs a context: see `outpost context --help`"
+             certificates needs a context with one, or with a token that it knows: see `outpost context --help`"
                 .to_owned()
         }
         From::Address => format!("is this the --address of a gRPC server, {scheme}"),
