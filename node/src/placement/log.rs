@@ -289,6 +289,8 @@ struct Shared {
     leadership: watch::Sender<Leadership>,
     /// What watching another node has told; nothing while this node knows by itself.
     heard: watch::Sender<Option<Heard>>,
+    /// The index that the leader last said to have been applied there; told anew with each answer.
+    decided: watch::Sender<u64>,
     /// The last term whose leader this node knew by itself. What was heard of earlier ones is out of date.
     own_term: AtomicU64,
     /// What the search for a cluster is at.
@@ -366,6 +368,7 @@ impl Log {
             bound: AsyncMutex::new(bound),
             leadership: watch::Sender::new(Leadership::nobody()),
             heard: watch::Sender::new(None),
+            decided: watch::Sender::new(0),
             own_term: AtomicU64::new(0),
             search: watch::Sender::new("looking for a cluster".to_owned()),
             autopilot: watch::Sender::default(),
@@ -787,7 +790,10 @@ impl Shared {
         let answer = answered.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
         use wire::renew_response::Result as Answer;
         match answer.result {
-            Some(Answer::Granted(must_apply)) => Ok(Renewed::Granted { must_apply }),
+            Some(Answer::Granted(must_apply)) => {
+                self.decided.send_replace(must_apply);
+                Ok(Renewed::Granted { must_apply })
+            }
             Some(Answer::SupersededBy(by)) => Ok(Renewed::Superseded { by }),
             Some(Answer::Unknown(_)) => Ok(Renewed::Unknown),
             Some(Answer::Held(_)) => Ok(Renewed::Held),

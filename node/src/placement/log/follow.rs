@@ -7,7 +7,10 @@ use std::{
 };
 
 use outpost_proto::cluster::v1::{WatchRequest, watch_response::Change};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info};
 
 use super::{Heard, Shared, store};
@@ -17,8 +20,10 @@ use crate::{id::NodeId, placement::state::Proposal};
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut leadership = shared.leadership.subscribe();
     let mut cluster = shared.cluster.subscribe();
+    let mut decided = shared.decided.subscribe();
     let first = shared.timing.heartbeat / 2;
     let mut pause = first;
+    let mut behind = false;
     loop {
         if cluster.wait_for(|cluster| !cluster.is_empty()).await.is_err() {
             return;
@@ -26,7 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if leadership.wait_for(|leadership| !leadership.own).await.is_err() {
             return;
         }
-        if let Some((node, address)) = someone(&shared) {
+        if let Some((node, address)) = someone(&shared, behind) {
             let watching = watch(&shared, node.as_ref(), address);
             let mut own = leadership.clone();
             tokio::select! {
@@ -38,13 +43,28 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
         // Spread out, since all of a voter's watchers lose it at the same time.
-        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        pause = (pause * 2).min(shared.timing.ask * 2);
+        behind = tokio::select! {
+            () = sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => false,
+            () = falls_behind(&shared, &mut decided) => true,
+        };
+        pause = if behind { first } else { (pause * 2).min(shared.timing.ask * 2) };
     }
 }
 
-/// Somebody to watch: a voter if one is known, preferably not the leader, which has enough to do.
-fn someone(shared: &Shared) -> Option<(Option<NodeId>, SocketAddr)> {
+/// Waits for the leader to say that more was decided than this node knows. A lease counts only once it knows that, so
+/// this can't wait for a pause to end.
+async fn falls_behind(shared: &Shared, decided: &mut watch::Receiver<u64>) {
+    while decided.changed().await.is_ok() {
+        if *decided.borrow_and_update() > shared.states.borrow().index {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Somebody to watch: a voter if one is known, preferably not the leader, which has enough to do; but the leader for
+/// who is `behind`, since it has just answered and knows all.
+fn someone(shared: &Shared, behind: bool) -> Option<(Option<NodeId>, SocketAddr)> {
     let (voters, leader) = {
         let leadership = shared.leadership.borrow();
         (leadership.voters.clone(), leadership.leader.as_ref().map(|(raft_id, _)| *raft_id))
@@ -56,6 +76,9 @@ fn someone(shared: &Shared) -> Option<(Option<NodeId>, SocketAddr)> {
         .filter(|(_, (_, member))| member.alive)
         .map(|(raft_id, (node, member))| (Some(raft_id) == leader, rand::random(), node, member.address))
         .collect();
+    if behind && let Some((_, _, node, address)) = known.iter().find(|(leads, ..)| *leads) {
+        return Some((Some(node.clone()), *address));
+    }
     // What was heard of the voters may be out of date.
     if known.is_empty() || rand::random_ratio(1, 4) {
         let members = shared.peers.members();

@@ -110,11 +110,21 @@ struct Setup<'a> {
     /// Whether it was told of others.
     seeds: bool,
     max_voters: u32,
+    timing: Timing,
 }
 
 impl<'a> Setup<'a> {
     fn new(node: &'a str, raft_id: RaftId) -> Self {
-        Self { node, raft_id, generation: 1, dir: None, initial_voters: &[], seeds: false, max_voters: 5 }
+        Self {
+            node,
+            raft_id,
+            generation: 1,
+            dir: None,
+            initial_voters: &[],
+            seeds: false,
+            max_voters: 5,
+            timing: timing(),
+        }
     }
 
     async fn start(self, gossip: &Gossip) -> Running {
@@ -132,7 +142,7 @@ impl<'a> Setup<'a> {
             seeds: self.seeds.then(|| seeds.subscribe()),
             initial_voters: self.initial_voters.iter().map(|node| name(node)).collect(),
             max_voters: self.max_voters,
-            timing: timing(),
+            timing: self.timing,
         };
         let log = Log::open(options).await.unwrap();
         let member = Member {
@@ -369,6 +379,27 @@ async fn a_watcher_sees_every_state_and_proposes() {
     };
     w.propose(part).await;
     assert_eq!(w.state().parts.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_hears_of_more_than_it_knows_does_not_wait_to_watch_again() {
+    // It pauses for longer than this test waits.
+    let heartbeat = PATIENCE * 6;
+    let patient = Timing { heartbeat, election_min: heartbeat * 2, election_max: heartbeat * 3, ..timing() };
+    let gossip = Gossip::default();
+    let [dir] = dirs().await;
+    let a = Setup { dir: Some(dir.path()), ..Setup::new("a", 11) };
+    let a = a.start(&gossip).await;
+    a.register(1).await;
+    let w = Setup { seeds: true, timing: patient, ..Setup::new("w", 21) }.start(&gossip).await;
+    w.register(1).await;
+    a.kill().await;
+    let a = Setup { dir: Some(dir.path()), generation: 2, ..Setup::new("a", 11) }.start(&gossip).await;
+    let index = a.register(2).await;
+    wait("it leads again", &[&a, &w], || a.leadership().is_me).await;
+    let renewed = w.log.renew(w.state().index).await.unwrap();
+    assert!(matches!(renewed, Renewed::Granted { must_apply } if must_apply >= index), "{renewed:?}");
+    wait("it knows what was decided", &[&a, &w], || w.state().index >= index).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
