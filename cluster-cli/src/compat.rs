@@ -1,7 +1,5 @@
 //! Whether two versions of a program fit together: `check-compat`.
 
-mod rules;
-
 use std::{
     fs,
     io::{self, Write as _},
@@ -9,6 +7,7 @@ use std::{
 };
 
 use comfy_table::{Table, presets};
+use outpost_proto::compat;
 use prost_reflect::{DescriptorPool, ServiceDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 use serde_json::json;
@@ -42,7 +41,7 @@ pub(crate) enum BadVersion {
 pub(crate) async fn run(args: &CompatArgs, out: &mut Output) -> Result<(), CliError> {
     let old = services(&args.old, &args.tls).await?;
     let new = services(&args.new, &args.tls).await?;
-    let found = rules::compare(&old.services, &new.services);
+    let found = compat::compare(&old.services, &new.services);
     for (one, other) in [(&old, &new), (&new, &old)] {
         let listed =
             |service: &&ServiceDescriptor| one.services.iter().any(|known| known.full_name() == service.full_name());

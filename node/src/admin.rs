@@ -250,7 +250,8 @@ impl Admin for Operators {
             return Err(AdminError::Faults(faults).into());
         }
         let members = Arc::clone(&self.view.members.borrow());
-        let (foreseen, rest) = view::foresee(&state, &document.spec, &members, clock::wall(), self.view.limits);
+        let unfit = self.view.heard(&state).unfit;
+        let (foreseen, rest) = view::foresee(&state, &document.spec, &members, &unfit, clock::wall(), self.view.limits);
         Ok(Response::new(PlanResponse {
             index: version,
             rules: document::diff(spec, &document.spec),

@@ -1,7 +1,7 @@
 //! A node's part in its cluster: identity, gossip, the placement log, the lease, and the listener for other nodes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     sync::{
@@ -21,7 +21,7 @@ use outpost_proto::cluster::v1::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, server::NamedService, transport::Endpoint};
@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status, server::NamedService, transport::Endpoint
 use crate::{
     call::{Tonic, gate::LeaseEnd, slot::Slot, table::Table},
     clock,
-    config::Settings,
+    config::{IncompatibleVersions, Settings},
     disk,
     handoff::transfer::{Offers, Source},
     id::{Incarnation, ModuleName, NodeId},
@@ -43,6 +43,7 @@ use crate::{
         scheduler::Limits,
         spec::StateClass,
         state::{Command, Declared, Node as Record, Proposal, State},
+        versions::{Versions, Wanted},
         view::Heard,
         watchdog::{self, Heart},
     },
@@ -57,6 +58,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const NEWS: Duration = Duration::from_secs(10);
 /// How often a node says how busy it is.
 const LOAD: Duration = Duration::from_secs(1);
+/// How soon a node is asked again what its version looks like.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a node that joins tries to find out what versions there are: some nodes may be gone for good.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node can't be part of its cluster any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +117,7 @@ pub(crate) struct Cluster {
     settled: watch::Receiver<Option<u64>>,
     superseded: watch::Receiver<Option<u64>>,
     limits: Limits,
+    versions: Arc<Versions>,
     server: Server,
     trust: Trust,
     seal: Option<Seal>,
@@ -132,12 +138,13 @@ pub(crate) struct View {
     pub(crate) log: Log,
     pub(crate) members: watch::Receiver<Arc<Members>>,
     pub(crate) limits: Limits,
+    pub(crate) versions: Arc<Versions>,
 }
 
 impl View {
     /// What leases say, as far as this node knows: only the leader does.
     pub(crate) fn heard(&self, state: &State) -> Heard {
-        leader::heard(&self.log, state)
+        leader::heard(&self.log, state, &self.versions)
     }
 }
 
@@ -192,7 +199,6 @@ impl Cluster {
             raft_id: identity.raft_id,
             persistent: identity.persistent,
             labels: node.labels.clone(),
-            descriptors: reflection.digests(),
             trust: Shown::of(&trust, seal.as_ref(), &followed),
             ..Member::new(identity.generation, address)
         };
@@ -253,12 +259,20 @@ impl Cluster {
         let server = Server::start(listener, acceptor, front.clone(), &settings.for_nodes());
 
         let limits = Limits { max_rebalancing: cluster.max_rebalancing, max_moves: cluster.max_moves };
+        let versions = Arc::new(Versions::default());
+        let asking = Asking {
+            versions: Arc::clone(&versions),
+            reflection,
+            membership: membership.clone(),
+            trust: trust.clone(),
+        };
         let (settled_tx, settled) = watch::channel(None);
         let leader = Leader {
             me: node.name.clone(),
             log: log.clone(),
             members: membership.members(),
             limits,
+            versions: Arc::clone(&versions),
             initial: cluster.initial_voters.clone(),
             move_timeout: cluster.move_timeout.get(),
             settled: settled_tx,
@@ -269,7 +283,14 @@ impl Cluster {
             tracing::warn!(%error, "others are not told which cluster this node is of");
         }
 
+        if let Some(problem) = asking.misfit(&log, &me.node, &record).await {
+            match cluster.incompatible_versions {
+                IncompatibleVersions::Refuse => return Err(StartError::Incompatible(problem)),
+                IncompatibleVersions::Join => tracing::warn!(problem, "this version does not fit with others"),
+            }
+        }
         let joined_at = register(&log, &me, record).await?;
+        tasks.spawn(asking.run(log.state()));
 
         let (held_tx, lease) = watch::channel(None);
         let (superseded_tx, superseded) = watch::channel(None);
@@ -296,6 +317,7 @@ impl Cluster {
             settled,
             superseded,
             limits,
+            versions,
             server,
             trust,
             seal,
@@ -341,8 +363,9 @@ impl Cluster {
     }
 
     pub(crate) fn view(&self) -> View {
-        let Self { me, log, membership, limits, .. } = self;
-        View { me: me.node.clone(), log: log.clone(), members: membership.members(), limits: *limits }
+        let Self { me, log, membership, limits, versions, .. } = self;
+        let (members, versions) = (membership.members(), Arc::clone(versions));
+        View { me: me.node.clone(), log: log.clone(), members, limits: *limits, versions }
     }
 
     /// Whether no other node has joined, or all have left.
@@ -559,45 +582,90 @@ struct Knows(Arc<Reflection>);
 #[tonic::async_trait]
 impl Knowledge for Knows {
     async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
-        let services = request.into_inner().services.into_iter();
-        let descriptors = services.filter_map(|service| Some((service.clone(), self.0.descriptors(&service)?)));
-        Ok(Response::new(DescriptorsResponse { descriptors: descriptors.collect() }))
+        let descriptors = self.0.descriptors_of(&request.into_inner().services);
+        Ok(Response::new(DescriptorsResponse { descriptors: descriptors.into_iter().collect() }))
     }
 }
 
-/// Lets clients see the descriptors of all services: those that were built here, and, asked of other nodes, the rest.
-pub(crate) async fn learn_descriptors(reflection: Arc<Reflection>, membership: Membership, trust: Trust) {
-    let mut members = membership.members();
-    let mut published = BTreeMap::new();
-    loop {
-        let digests = reflection.digests();
-        if digests != published {
-            if let Err(error) = reflection.publish() {
-                tracing::warn!(%error, "server reflection stays as it was");
+/// Finds out what other nodes' versions of modules look like.
+struct Asking {
+    versions: Arc<Versions>,
+    /// Of this node's own version.
+    reflection: Arc<Reflection>,
+    membership: Membership,
+    trust: Trust,
+}
+
+impl Asking {
+    /// Asks for what is not known, as nodes come and go. Never returns.
+    async fn run(self, mut state: watch::Receiver<Arc<State>>) {
+        let mut members = self.membership.members();
+        let mut again = interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (known, seen) = (Arc::clone(&state.borrow_and_update()), Arc::clone(&members.borrow_and_update()));
+            let missing = self.ask(&known, &seen).await;
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                changed = members.changed() => if changed.is_err() { return },
+                _ = again.tick(), if missing => {}
             }
-            if let Err(error) = membership.set_descriptors(digests.clone()) {
-                tracing::warn!(%error, "others are not told which descriptors this node has");
-            }
-            published = digests;
         }
-        let missing = reflection.missing();
-        let known = Arc::clone(&members.borrow_and_update());
-        let knows = |member: &Member| missing.iter().any(|service| member.descriptors.contains_key(service));
-        if let Some((node, member)) = known.iter().filter(|(_, member)| member.alive).find(|(_, member)| knows(member))
-        {
-            match ask_descriptors(&trust, node, member.address, missing.clone()).await {
-                Ok(learned) if !learned.is_empty() => {
-                    learned.into_iter().for_each(|(service, descriptors)| reflection.learn(service, descriptors));
-                    continue;
+    }
+
+    /// Asks once for all that is missing. Returns whether something still is.
+    async fn ask(&self, state: &State, members: &Members) -> bool {
+        for Wanted { interface, services, nodes } in self.versions.wanted(state) {
+            if self.versions.learn(&interface, &self.reflection.descriptors_of(&services)).is_ok() {
+                continue;
+            }
+            let alive = nodes.iter().filter_map(|node| Some((node, members.get(node).filter(|member| member.alive)?)));
+            for (node, member) in alive {
+                let learned = ask_descriptors(&self.trust, node, member.address, services.clone()).await;
+                let learned = learned.and_then(|descriptors| {
+                    let descriptors = descriptors.into_iter().collect();
+                    self.versions.learn(&interface, &descriptors).map_err(|error| error.to_string())
+                });
+                match learned {
+                    Ok(()) => break,
+                    Err(error) => tracing::debug!(error, %node, "descriptors were not told"),
                 }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(error, address = %member.address, "descriptors were not told"),
             }
         }
-        // What starts here shows in this node's own gossip too.
-        if members.changed().await.is_err() {
-            return;
+        !self.versions.wanted(state).is_empty()
+    }
+
+    /// Why a node that is about to register does not fit with those that are there.
+    async fn misfit(&self, log: &Log, me: &NodeId, record: &Record) -> Option<String> {
+        let with_me = || {
+            let mut state = State::clone(&log.state().borrow());
+            state.nodes.insert(me.clone(), record.clone());
+            state
+        };
+        let mut members = self.membership.members();
+        let asking = async {
+            // Another node has told which cluster this is, and which nodes there are has yet to follow.
+            let _ = log.state().wait_for(|state| !state.cluster.is_empty()).await;
+            let mut again = interval(ASK_AGAIN);
+            loop {
+                let seen = Arc::clone(&members.borrow_and_update());
+                if !self.ask(&with_me(), &seen).await {
+                    return;
+                }
+                again.tick().await;
+            }
+        };
+        if timeout(ASK_WITHIN, asking).await.is_err() {
+            tracing::warn!(
+                "nodes of another version do not tell what it looks like: whether this one fits is not known"
+            );
         }
+        self.versions
+            .unfit(&with_me(), &BTreeSet::new())
+            .remove(me)?
+            .into_iter()
+            .next()
+            .map(|(module, problem)| format!("{module}: {problem}"))
     }
 }
 

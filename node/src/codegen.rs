@@ -2,8 +2,10 @@
 //! version of this crate that it is compiled with.
 
 pub use bytes::Bytes;
+pub use inventory;
 
 pub use crate::{
     call::{BoxStream, CallFuture, CarriedFuture, Carries, Direct, Route, box_stream, carry, carry_nothing},
+    descriptors::Described,
     module::{Limits, Reach, built},
 };

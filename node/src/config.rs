@@ -120,7 +120,9 @@ pub struct ClusterSettings {
     /// The label that says where a node is: calls of a replicated module go to hosts with the same value as this node has, where
     /// there are some.
     pub zone_label: String,
-    /// How many moves for the sake of balance may be under way.
+    /// What becomes of a node whose version of some module does not fit with that of the nodes that are there.
+    pub incompatible_versions: IncompatibleVersions,
+    /// How many moves for the sake of balance may be under way; none while nodes run different versions of the program.
     pub max_rebalancing: usize,
     /// How many moves may be under way at all: those of a node that is drained, say.
     pub max_moves: usize,
@@ -212,6 +214,17 @@ pub struct IngressSettings {
     pub reflection: bool,
     /// What becomes of calls by clients to modules that say neither that they are public nor that they are internal.
     pub unmarked_modules: UnmarkedModules,
+}
+
+/// See [`ClusterSettings::incompatible_versions`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IncompatibleVersions {
+    /// It does not join, and tells the difference: a rollout stops there.
+    #[default]
+    Refuse,
+    /// It joins, and hosts the module when no node with the version before is left.
+    Join,
 }
 
 /// See [`IngressSettings::unmarked_modules`].
@@ -423,6 +436,7 @@ impl Default for ClusterSettings {
             max_waiting_calls: 10_000,
             prefer_local: true,
             zone_label: "zone".to_owned(),
+            incompatible_versions: IncompatibleVersions::Refuse,
             max_rebalancing: 2,
             max_moves: 32,
             abort_when_stuck: true,

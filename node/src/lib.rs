@@ -27,6 +27,7 @@ mod cluster;
 #[doc(hidden)]
 pub mod codegen;
 pub mod config;
+mod descriptors;
 mod disk;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

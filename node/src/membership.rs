@@ -56,8 +56,6 @@ pub(crate) struct Member {
     /// What it hosts, and how far that is.
     pub(crate) hosting: BTreeMap<ModuleName, Hosted>,
     pub(crate) load: Load,
-    /// A digest of the descriptors of each service that its program has.
-    pub(crate) descriptors: BTreeMap<String, String>,
     pub(crate) trust: Shown,
 }
 
@@ -80,7 +78,6 @@ impl Member {
             labels: BTreeMap::new(),
             hosting: BTreeMap::new(),
             load: Load::default(),
-            descriptors: BTreeMap::new(),
             trust: Shown::default(),
         }
     }

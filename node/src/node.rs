@@ -123,7 +123,7 @@ impl Node {
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
         let reflection = Arc::new(reflection(&app, &table, callers.clone()));
 
-        let declared = declared(&app, &program);
+        let declared = declared(&app, &program, &reflection);
         // From the start: what keeps the node from joining may be in one of them.
         let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
         let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
@@ -202,7 +202,6 @@ impl Node {
         tasks.spawn(driver.run(received));
 
         let served = Arc::new(with_reflection(&table, &reflection, &settings)?);
-        tasks.spawn(cluster::learn_descriptors(Arc::clone(&reflection), cluster.membership().clone(), trust.clone()));
         for slot in served.slots() {
             health.set_service_status(slot.service(), tonic_health::ServingStatus::Serving).await;
         }
@@ -436,11 +435,11 @@ fn services(app: &App, program: &Program) -> BTreeMap<ModuleName, Vec<String>> {
 }
 
 /// What the cluster should know of each module.
-fn declared(app: &App, program: &Program) -> BTreeMap<ModuleName, Declared> {
-    let declared = |module: &Module| Declared {
-        kind: module.kind,
-        state: module.state,
-        services: module.services.iter().map(ToString::to_string).collect(),
+fn declared(app: &App, program: &Program, reflection: &Reflection) -> BTreeMap<ModuleName, Declared> {
+    let declared = |module: &Module| {
+        let services: Vec<String> = module.services.iter().map(ToString::to_string).collect();
+        let interface = reflection.interface(&services);
+        Declared { kind: module.kind, state: module.state, services, interface }
     };
     program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
 }
@@ -457,8 +456,7 @@ fn with_reflection(table: &Table, reflection: &Reflection, settings: &Settings) 
     if !settings.ingress.reflection {
         return Ok(Table::new(slots));
     }
-    reflection.publish()?;
-    Ok(Table::new(reflection.slots().iter().cloned().chain(slots)))
+    Ok(Table::new(reflection.slots()?.into_iter().chain(slots)))
 }
 
 /// What can be said about a node.

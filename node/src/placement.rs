@@ -17,5 +17,6 @@ pub(crate) mod log;
 pub(crate) mod scheduler;
 pub(crate) mod spec;
 pub(crate) mod state;
+pub(crate) mod versions;
 pub(crate) mod view;
 pub(crate) mod watchdog;

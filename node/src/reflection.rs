@@ -1,22 +1,13 @@
-//! Server reflection on all modules, wherever they are.
-//!
-//! A service's descriptors are known where one was built in this process. For modules that never were here, they are
-//! asked of a node that has them, as gossip shows.
+//! Server reflection on all modules, wherever they are: every node has the whole program.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use outpost_proto::options::deliveries;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    call::{
-        Tonic,
-        slot::{Local, Slot, Target},
-    },
-    module::descriptors_of,
+    call::{Tonic, slot::Slot},
+    descriptors,
     status::StartError,
     trust::callers::CallPolicy,
 };
@@ -25,7 +16,7 @@ use crate::{
 pub(crate) const SERVICES: [&str; 2] =
     ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
-/// The descriptors that a node knows, and the slots of the services that tell them.
+/// What the program has of its services' descriptors.
 #[derive(Debug)]
 pub(crate) struct Reflection {
     /// Every service.
@@ -34,67 +25,47 @@ pub(crate) struct Reflection {
     callers: CallPolicy,
     /// Registered by hand, and those of the node's own services.
     given: Vec<&'static [u8]>,
-    learned: Mutex<BTreeMap<String, Vec<u8>>>,
-    slots: [Arc<Slot>; 2],
+    /// Of each service of which something is known.
+    known: BTreeMap<String, &'static [u8]>,
 }
 
 impl Reflection {
-    /// Tells of these services; `given` are encoded descriptors that are known without a server.
+    /// Tells of these services; `given` are encoded descriptors that a registration names.
     pub(crate) fn new(services: Vec<Arc<Slot>>, callers: CallPolicy, given: Vec<&'static [u8]>) -> Self {
+        let mut known = BTreeMap::new();
         for slot in &services {
-            let said = |set: &&&[u8]| deliveries(set, slot.service()).is_ok_and(|methods| !methods.is_empty());
-            if let Some(set) = given.iter().find(said) {
-                slot.deliveries.learn(slot.service(), set);
+            let service = slot.service();
+            let says = |set: &&&[u8]| deliveries(set, service).is_ok_and(|methods| !methods.is_empty());
+            if let Some(set) = given.iter().find(says) {
+                slot.deliveries.learn(service, set);
+                known.insert(service.to_owned(), *set);
+            } else if let Some(set) = descriptors::of(service) {
+                known.insert(service.to_owned(), set);
             }
         }
-        let slots = SERVICES.map(|service| Arc::new(Slot::built_in_later(service)));
-        Self { services, callers, given, learned: Mutex::default(), slots }
+        Self { services, callers, given, known }
     }
 
-    pub(crate) fn slots(&self) -> &[Arc<Slot>; 2] {
-        &self.slots
+    /// The encoded descriptors of those services of which something is known, with all that they import.
+    pub(crate) fn descriptors_of(&self, services: &[String]) -> BTreeMap<String, Vec<u8>> {
+        let known = services.iter().filter_map(|service| Some((service.clone(), self.known.get(service)?.to_vec())));
+        known.collect()
     }
 
-    /// A digest for each service whose descriptors are known: equal digests are equal descriptors.
-    pub(crate) fn digests(&self) -> BTreeMap<String, String> {
-        let digest = |service: &str| Some((service.to_owned(), digest(&self.descriptors(service)?)));
-        self.names().filter_map(digest).collect()
+    /// A digest of what a module's services look like, if anything is known of them: equal digests are equal descriptors.
+    pub(crate) fn interface(&self, services: &[String]) -> Option<String> {
+        let known = self.descriptors_of(services);
+        (!known.is_empty()).then(|| interface(&known))
     }
 
-    /// The encoded descriptors of a service, with all that they import.
-    pub(crate) fn descriptors(&self, service: &str) -> Option<Vec<u8>> {
-        let built = descriptors_of(service).map(<[u8]>::to_vec);
-        built.or_else(|| self.learned().get(service).cloned())
-    }
-
-    /// The services that nothing is known of.
-    pub(crate) fn missing(&self) -> Vec<String> {
-        self.names().filter(|service| self.descriptors(service).is_none()).map(str::to_owned).collect()
-    }
-
-    /// Takes in what another node has told.
-    pub(crate) fn learn(&self, service: String, descriptors: Vec<u8>) {
-        self.learned().insert(service, descriptors);
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.services.iter().map(|slot| slot.service())
-    }
-
-    /// Lets clients see all that is known now, and calls be made as their methods say.
+    /// The slots of the two services, which tell clients of what they may call.
     ///
     /// # Errors
-    /// Descriptors that contradict each other; clients see what they saw before.
-    pub(crate) fn publish(&self) -> Result<(), StartError> {
-        let mut sets: Vec<Vec<u8>> = Vec::new();
-        for slot in &self.services {
-            if let Some(descriptors) = self.descriptors(slot.service()) {
-                slot.deliveries.learn(slot.service(), &descriptors);
-            }
-        }
-        let known = self.names().filter_map(|service| self.descriptors(service));
-        for set in self.given.iter().map(|given| given.to_vec()).chain(known) {
-            if !sets.contains(&set) {
+    /// Descriptors that contradict each other.
+    pub(crate) fn slots(&self) -> Result<[Arc<Slot>; 2], StartError> {
+        let mut sets: Vec<&[u8]> = Vec::new();
+        for set in self.given.iter().chain(self.known.values()) {
+            if !sets.contains(set) {
                 sets.push(set);
             }
         }
@@ -107,17 +78,21 @@ impl Reflection {
         let fault = |error: tonic_reflection::server::Error| StartError::Descriptors(error.to_string());
         let v1 = builder().with_service_name(SERVICES[0]).build_v1().map_err(fault)?;
         let v1alpha = builder().with_service_name(SERVICES[1]).build_v1alpha().map_err(fault)?;
-        self.slots[0].set(Target::Local(Local::new(None, Box::new(Tonic(v1)))));
-        self.slots[1].set(Target::Local(Local::new(None, Box::new(Tonic(v1alpha)))));
-        Ok(())
-    }
-
-    fn learned(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok([
+            Arc::new(Slot::built_in(SERVICES[0], Box::new(Tonic(v1)))),
+            Arc::new(Slot::built_in(SERVICES[1], Box::new(Tonic(v1alpha)))),
+        ])
     }
 }
 
-fn digest(descriptors: &[u8]) -> String {
-    // Half of it is enough to tell two versions apart, and gossip has little room.
-    Sha256::digest(descriptors).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+/// A digest of services' encoded descriptors.
+pub(crate) fn interface(descriptors: &BTreeMap<String, Vec<u8>>) -> String {
+    let mut digest = Sha256::new();
+    for (service, set) in descriptors {
+        for part in [service.as_bytes(), set] {
+            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(part);
+        }
+    }
+    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

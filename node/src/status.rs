@@ -358,6 +358,12 @@ pub enum StartError {
         /// What is wrong.
         error: String,
     },
+    /// The program's version of a module does not fit with the cluster's.
+    #[error(
+        "this version of the program does not fit with what the cluster runs: {0}; change it so that both can run at a time, or set \
+             `cluster.incompatible_versions` to \"join\": the module is then not hosted here while the other version is there"
+    )]
+    Incompatible(String),
     /// The descriptors that services were registered with contradict each other.
     #[error("server reflection can't be built: {0}")]
     Descriptors(String),

@@ -29,8 +29,6 @@ pub mod gossip {
     pub const LOAD: &str = "load";
     /// What the node shows to others, and what is wrong with that: a JSON object.
     pub const TRUST: &str = "trust";
-    /// A digest for each service's descriptors: a JSON object.
-    pub const DESCRIPTORS: &str = "descriptors";
 }
 
 /// Keys of metadata that nodes add to calls. All begin with `outpost-`; what comes from outside under such a key is

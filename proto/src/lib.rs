@@ -10,6 +10,7 @@
 //! and nothing else: the next release must understand this one while a rollout is half done.
 
 pub mod audit;
+pub mod compat;
 pub mod describe;
 mod hex;
 pub mod identity;

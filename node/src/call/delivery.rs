@@ -8,29 +8,32 @@ use outpost_proto::{keys::metadata as keys, options, options::MethodDelivery, v1
 use tonic::metadata::MetadataMap;
 
 use super::placed::CALL_ID;
-use crate::status::CallError;
+use crate::{descriptors, status::CallError};
 
 /// How long an id may be.
 const LONGEST_ID: usize = 64;
 
 /// What the methods of one service are. Those that it does not know may be streams, and are delivered once.
 ///
-/// It may come to know better while calls go on: the descriptors of a module that never was on this node are told by
-/// another one.
+/// It comes to know better before the first call where a module's registration gives descriptors.
 #[derive(Default)]
 pub(crate) struct Deliveries(ArcSwapOption<HashMap<String, MethodDelivery>>);
 
 impl Deliveries {
+    /// Of a service, as far as the program itself knows.
+    pub(crate) fn known(service: &str) -> Self {
+        let deliveries = Self::default();
+        if let Some(descriptors) = descriptors::of(service) {
+            deliveries.learn(service, descriptors);
+        }
+        deliveries
+    }
+
     /// Of a method, by its path.
     #[inline]
     pub(crate) fn of(&self, path: &str) -> MethodDelivery {
         const ONCE: MethodDelivery = MethodDelivery { delivery: Delivery::Once, unary: false };
         self.0.load().as_ref().and_then(|methods| methods.get(path).copied()).unwrap_or(ONCE)
-    }
-
-    /// Whether the descriptors are known.
-    pub(crate) fn are_known(&self) -> bool {
-        self.0.load().is_some()
     }
 
     /// Whether instances keep answers of some method.

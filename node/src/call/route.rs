@@ -72,15 +72,6 @@ impl Route {
         Self { slot, from: Some(from) }
     }
 
-    /// Tells the service's slot what the encoded descriptors say of its methods, unless it knows.
-    #[must_use]
-    pub fn described(self, service: &str, descriptors: &[u8]) -> Self {
-        if !self.slot.deliveries.are_known() {
-            self.slot.deliveries.learn(service, descriptors);
-        }
-        self
-    }
-
     /// Begins a call: finds out its deadline, drops what would not cross a wire, and looks where the service is.
     /// Extensions are facts of one process, and never cross a call.
     ///

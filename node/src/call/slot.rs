@@ -252,12 +252,6 @@ impl Slot {
         Self { built_in: true, ..Self::with(service.to_owned(), module, Arc::default(), target) }
     }
 
-    /// A service of the node's own that has yet to be set.
-    pub(crate) fn built_in_later(service: &str) -> Self {
-        let module = ModuleFacts::built_in();
-        Self { built_in: true, ..Self::with(service.to_owned(), module, Arc::default(), Target::Starting) }
-    }
-
     pub(crate) fn remote(service: &str, remote: Remote) -> Self {
         let module = ModuleFacts::built_in();
         Self::with(service.to_owned(), module, Arc::default(), Target::Remote(remote))
@@ -265,13 +259,13 @@ impl Slot {
 
     fn with(service: String, module: Arc<ModuleFacts>, waits: Arc<Waits>, target: Target) -> Self {
         Self {
+            deliveries: Deliveries::known(&service),
             service,
             module,
             built_in: false,
             target: ArcSwap::from_pointee(target),
             changed: Notify::new(),
             waits,
-            deliveries: Deliveries::default(),
             budget: Budget::default(),
         }
     }

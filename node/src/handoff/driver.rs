@@ -41,7 +41,7 @@ use crate::{
     clock,
     id::{Epoch, Incarnation, ModuleName},
     membership::{Hosted, Instance as Stage, Members, Membership},
-    module::{Built, Context, ErasedFactory, Held, Limits, Ownership, Supply, Tasks, Waits, descriptors_of, start},
+    module::{Built, Context, ErasedFactory, Held, Limits, Ownership, Supply, Tasks, Waits, start},
     placement::{
         log::Log,
         spec::StateClass,
@@ -354,11 +354,7 @@ impl Driver {
 
     fn install(&mut self, module: ModuleName, id: InstanceId, tasks: Running, built: Vec<Built>) -> Event {
         let gate = Arc::new(Gate::closed(Arc::clone(&self.around.lease_end), Arc::clone(&self.sealing)));
-        // The node that runs a method must know what it says before it lets the first call in.
         for slot in self.slots(&module) {
-            if let Some(descriptors) = descriptors_of(slot.service()) {
-                slot.deliveries.learn(slot.service(), descriptors);
-            }
             if slot.deliveries.keep_answers() && !self.modules.get(&module).is_some_and(|known| known.class.is_some()) {
                 tracing::warn!(
                     %module,

@@ -74,7 +74,6 @@ pub(super) fn encode(member: &Member) -> Result<Words, TooLarge> {
     });
     words.push((keys::TRUST.to_owned(), json(&member.trust)));
     words.extend(object(keys::LABELS, member.labels.iter())?);
-    words.extend(object(keys::DESCRIPTORS, member.descriptors.iter())?);
     words.extend(object(keys::HOSTING, hosting)?);
     for (key, value) in &words {
         if value.len() > VALUE_MAX {
@@ -177,7 +176,6 @@ pub(super) fn decode<'a>(
             keys::LOAD => member.load = read_json::<Load>(key, value)?,
             key if part(key, keys::LABELS) => member.labels.extend(read_json::<BTreeMap<_, _>>(key, value)?),
             key if part(key, keys::HOSTING) => member.hosting.extend(read_json::<BTreeMap<_, _>>(key, value)?),
-            key if part(key, keys::DESCRIPTORS) => member.descriptors.extend(read_json::<BTreeMap<_, _>>(key, value)?),
             _ => {}
         }
     }
@@ -268,7 +266,6 @@ mod tests {
             labels: BTreeMap::from([("zone".to_owned(), "a \"quoted\" ä".to_owned())]),
             hosting: BTreeMap::from([(ModuleName::parse("cart").unwrap(), hosted)]),
             load: Load { calls_in_flight: 5, connections: 6 },
-            descriptors: BTreeMap::from([("shop.v1.Cart".to_owned(), "00ff".to_owned())]),
             trust: Shown {
                 expires: Timestamp(5),
                 renew: Timestamp(4),

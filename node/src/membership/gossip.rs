@@ -307,14 +307,6 @@ impl Membership {
         self.change(|own| admin.clone_into(&mut own.admin))
     }
 
-    /// Says a digest for each service whose descriptors this node has.
-    ///
-    /// # Errors
-    /// [`TooLarge`]; others are told nothing new then.
-    pub(crate) fn set_descriptors(&self, descriptors: BTreeMap<String, String>) -> Result<(), TooLarge> {
-        self.change(|own| own.descriptors = descriptors)
-    }
-
     /// Says what this node shows to others.
     ///
     /// # Errors

@@ -16,9 +16,6 @@ use crate::call::Direct;
 /// What the generated code of a server tells. Implemented by `outpost-build` for each `FooServer<T>`.
 pub trait Reach: Sized + Send + Sync + 'static {
     /// The full name of the service.
-    const SERVICE: &'static str;
-    /// The encoded descriptors of its file and all that this imports.
-    const DESCRIPTORS: &'static [u8];
     /// The trait in the server.
     fn direct(&self) -> Direct;
     /// The server, with the node's limits in place of tonic's defaults.
@@ -36,12 +33,8 @@ pub struct Limits {
 
 type ToDirect<S> = fn(&S) -> Direct;
 
-#[derive(Default)]
-struct Announced {
-    /// A `ToDirect<S>` under the id of `S`.
-    direct: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
-    descriptors: HashMap<&'static str, &'static [u8]>,
-}
+/// A `ToDirect<S>` under the id of `S`.
+type Announced = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
 
 /// Facts about types, which hold for the whole process: so a global, which only grows, by one entry a type.
 static ANNOUNCED: RwLock<Option<Announced>> = RwLock::new(None);
@@ -58,13 +51,11 @@ pub fn built<S: Reach>(server: S) -> S {
         .read()
         .unwrap_or_else(PoisonError::into_inner)
         .as_ref()
-        .is_some_and(|announced| announced.direct.contains_key(&id));
+        .is_some_and(|announced| announced.contains_key(&id));
     if !known {
-        let mut announced = ANNOUNCED.write().unwrap_or_else(PoisonError::into_inner);
-        let announced = announced.get_or_insert_default();
         let direct: ToDirect<S> = S::direct;
-        announced.direct.insert(id, Box::new(direct));
-        announced.descriptors.insert(S::SERVICE, S::DESCRIPTORS);
+        let mut announced = ANNOUNCED.write().unwrap_or_else(PoisonError::into_inner);
+        announced.get_or_insert_default().insert(id, Box::new(direct));
     }
     match LIMITS.get() {
         Some(limits) => server.with_limits(&limits),
@@ -75,14 +66,8 @@ pub fn built<S: Reach>(server: S) -> S {
 /// The way to the trait in a server, if the server is bare and ours.
 pub(crate) fn direct_of<S: 'static>(server: &S) -> Option<Direct> {
     let announced = ANNOUNCED.read().unwrap_or_else(PoisonError::into_inner);
-    let direct = announced.as_ref()?.direct.get(&TypeId::of::<S>())?.downcast_ref::<ToDirect<S>>()?;
+    let direct = announced.as_ref()?.get(&TypeId::of::<S>())?.downcast_ref::<ToDirect<S>>()?;
     Some(direct(server))
-}
-
-/// The descriptors of a service whose code is ours and that was built.
-pub(crate) fn descriptors_of(service: &str) -> Option<&'static [u8]> {
-    let announced = ANNOUNCED.read().unwrap_or_else(PoisonError::into_inner);
-    announced.as_ref()?.descriptors.get(service).copied()
 }
 
 impl Limits {

@@ -12,6 +12,7 @@ use super::{
     log::{Log, ProposeError},
     scheduler::{self, Limits, Plan},
     state::{Command, Hosting, PartChange, Proposal, State},
+    versions::Versions,
     view::{self, Heard},
 };
 use crate::{
@@ -33,6 +34,7 @@ pub(crate) struct Leader {
     pub(crate) log: Log,
     pub(crate) members: watch::Receiver<Arc<Members>>,
     pub(crate) limits: Limits,
+    pub(crate) versions: Arc<Versions>,
     /// The nodes that a new cluster begins with.
     pub(crate) initial: Vec<NodeId>,
     /// How long a move may wait for its target to be ready.
@@ -108,7 +110,7 @@ impl Leader {
             return;
         }
         let (_, spec) = state.spec();
-        let heard = heard(&self.log, state);
+        let heard = heard(&self.log, state, &self.versions);
         let facts = view::facts(state, spec, members, &heard, clock::wall(), self.limits);
         let Plan { mut changes, .. } = scheduler::plan(&facts);
         let late = self.late(state, moves);
@@ -271,15 +273,17 @@ fn incarnations(state: &State) -> impl Iterator<Item = Incarnation> {
     all.into_iter()
 }
 
-/// What leases say: all of it at the leader, nothing elsewhere.
-pub(crate) fn heard(log: &Log, state: &State) -> Heard {
+/// What leases say: all of it at the leader, nothing elsewhere. And what versions do not fit.
+pub(crate) fn heard(log: &Log, state: &State, versions: &Versions) -> Heard {
     let (now, mut leases) = (Instant::now(), log.leases());
     // Where nodes differ in their settings, the longest lease is waited for.
     leases.at_least(Duration::from_millis(state.nodes.values().map(|node| node.lease_ms).max().unwrap_or_default()));
+    let ended = incarnations(state).filter(|incarnation| leases.expired(now, incarnation)).collect();
     Heard {
         renewing: leases.live(now).cloned().collect(),
-        ended: incarnations(state).filter(|incarnation| leases.expired(now, incarnation)).collect(),
         // One that is silent may serve calls of replicated modules on, and has applied nobody knows what.
         applied_by_all: in_force(state).map(|incarnation| leases.applied(&incarnation)).min().unwrap_or_default(),
+        unfit: versions.unfit(state, &ended),
+        ended,
     }
 }

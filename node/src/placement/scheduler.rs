@@ -70,6 +70,11 @@ pub(crate) struct NodeFacts {
     pub(crate) serves: BTreeSet<ModuleName>,
     /// Modules whose factory failed there lately. It serves none of them, and does not try again by itself.
     pub(crate) failed: BTreeSet<ModuleName>,
+    /// Modules whose version there does not fit with what was there before, and why.
+    pub(crate) unfit: BTreeMap<ModuleName, String>,
+    /// It runs the version of the program that was started last. While some node does not, nothing is moved for the sake of
+    /// balance: a rollout moves things enough.
+    pub(crate) newest: bool,
 }
 
 /// How a node is doing.
@@ -91,6 +96,7 @@ pub(crate) struct Observed {
     pub(crate) standing: Standing,
     pub(crate) serves: BTreeSet<ModuleName>,
     pub(crate) failed: BTreeSet<ModuleName>,
+    pub(crate) unfit: BTreeMap<ModuleName, String>,
 }
 
 /// What the scheduler must not exceed.
@@ -164,8 +170,20 @@ impl<'a> Facts<'a> {
                 modules: record.modules.keys().cloned().collect(),
                 serves: seen.map(|seen| seen.serves.clone()).unwrap_or_default(),
                 failed: seen.map(|seen| seen.failed.clone()).unwrap_or_default(),
+                unfit: seen.map(|seen| seen.unfit.clone()).unwrap_or_default(),
+                newest: true,
             };
             nodes.insert(node.clone(), facts);
+        }
+        let running = |facts: &NodeFacts| matches!(facts.standing, Standing::Ready | Standing::Draining);
+        let newest = nodes.iter().filter(|(_, facts)| running(facts)).max_by_key(|(_, facts)| facts.generation);
+        let newest = newest.map(|(node, _)| &state.nodes[node].version);
+        let mut limits = limits;
+        for (node, facts) in &mut nodes {
+            facts.newest = newest.is_none_or(|newest| state.nodes[node].version == *newest);
+            if running(facts) && !facts.newest {
+                limits.max_rebalancing = 0;
+            }
         }
         let declared =
             state.declared().into_iter().map(|(module, declared)| (module.clone(), declared.clone())).collect();

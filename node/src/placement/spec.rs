@@ -312,7 +312,7 @@ mod tests {
 
     fn declared(kind: Kind, stateful: bool) -> Declared {
         let state = if stateful { StateClass::Fixed } else { StateClass::None };
-        Declared { kind, state, services: Vec::new() }
+        Declared { kind, state, services: Vec::new(), interface: None }
     }
 
     fn module(name: &str) -> ModuleName {

@@ -104,6 +104,9 @@ pub(crate) struct Declared {
     pub(crate) state: StateClass,
     /// Full names of its services.
     pub(crate) services: Vec<String>,
+    /// A digest of their descriptors, if the program has some.
+    #[serde(default)]
+    pub(crate) interface: Option<String>,
 }
 
 /// One part's record.

@@ -6,6 +6,7 @@ use super::{
     scheduler::{Facts, Limits, Observed, Standing},
     spec::Spec,
     state::{Command, Hosting, PartChange, Proposal, State},
+    versions::Unfit,
 };
 use crate::{
     id::{Incarnation, ModuleName, NodeId, Timestamp},
@@ -16,7 +17,7 @@ use crate::{
 /// How many rounds of changes are foreseen. Each is at least one change of a record; far more than any plan takes.
 const MOST_ROUNDS: usize = 1_000;
 
-/// What leases say, at the leader.
+/// What leases say, at the leader, and what any node knows of versions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
     /// Incarnations that may still serve: they asked within the last lease.
@@ -25,6 +26,8 @@ pub(crate) struct Heard {
     pub(crate) ended: BTreeSet<Incarnation>,
     /// The index that all of those that may have applied.
     pub(crate) applied_by_all: u64,
+    /// Nodes whose versions do not fit with what was there before them.
+    pub(crate) unfit: Unfit,
 }
 
 /// Every incarnation that a part's record names.
@@ -72,7 +75,8 @@ pub(crate) fn facts<'a>(
             let hosting = member.into_iter().flat_map(|member| &member.hosting);
             hosting.filter(|(_, hosted)| hosted.state == stage).map(|(module, _)| module.clone()).collect()
         };
-        (node.clone(), Observed { standing, serves: hosts(Instance::Serving), failed: hosts(Instance::Failed) })
+        let unfit = heard.unfit.get(node).cloned().unwrap_or_default();
+        (node.clone(), Observed { standing, serves: hosts(Instance::Serving), failed: hosts(Instance::Failed), unfit })
     });
     let observed: BTreeMap<NodeId, Observed> = observed.collect();
     let gone = owners(state).into_iter().filter(|owner| has_gone(state, owner));
@@ -94,6 +98,7 @@ pub(crate) fn foresee(
     state: &State,
     spec: &Spec,
     members: &Members,
+    unfit: &Unfit,
     now: Timestamp,
     limits: Limits,
 ) -> (Vec<Foreseen>, scheduler::Plan) {
@@ -101,7 +106,7 @@ pub(crate) fn foresee(
     let mut reasons: BTreeMap<ModuleName, String> = BTreeMap::new();
     for _ in 0..MOST_ROUNDS {
         let index = future.index;
-        let heard = Heard { applied_by_all: index, ..Heard::default() };
+        let heard = Heard { applied_by_all: index, unfit: unfit.clone(), ..Heard::default() };
         let plan = scheduler::plan(&facts(&future, spec, members, &heard, now, limits));
         if plan.changes.is_empty() {
             break;
@@ -111,7 +116,7 @@ pub(crate) fn foresee(
             play(&mut future, planned.module, planned.change);
         }
     }
-    let heard = Heard { applied_by_all: future.index, ..Heard::default() };
+    let heard = Heard { applied_by_all: future.index, unfit: unfit.clone(), ..Heard::default() };
     let rest = scheduler::plan(&facts(&future, spec, members, &heard, now, limits));
     let mut foreseen = Vec::new();
     for module in state.parts.keys().chain(future.parts.keys()).collect::<BTreeSet<_>>() {

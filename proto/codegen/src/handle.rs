@@ -297,7 +297,7 @@ impl Method {
 
 /// How the framework gets from a `FooServer<T>` to the `T` that it serves.
 fn reach(names: &Names, carried: bool) -> Vec<Item> {
-    let Names { server, service_trait, handle_mod, service, descriptors, .. } = names;
+    let Names { server, service_trait, handle_mod, .. } = names;
     let carrying = carried.then(|| {
         quote! {
             .carrying(
@@ -308,9 +308,6 @@ fn reach(names: &Names, carried: bool) -> Vec<Item> {
     });
     vec![parse_quote! {
         impl<T: #service_trait> ::outpost::codegen::Reach for #server<T> {
-            const SERVICE: &'static str = #service;
-            const DESCRIPTORS: &'static [u8] = include_bytes!(#descriptors);
-
             fn direct(&self) -> ::outpost::codegen::Direct {
                 let local: std::sync::Arc<dyn super::#handle_mod::Local> =
                     std::sync::Arc::new(OutpostLocal(std::sync::Arc::clone(&self.inner)));
@@ -429,9 +426,12 @@ fn handle_module(names: &Names, methods: &[Method], docs: &[Attribute], codec: O
                 const SERVICE: &'static str = #service;
 
                 fn from_route(route: ::outpost::codegen::Route) -> Self {
-                    // A node may have a handle on a service that it has not heard of yet.
-                    Self { route: route.described(#service, include_bytes!(#descriptors)) }
+                    Self { route }
                 }
+            }
+
+            ::outpost::codegen::inventory::submit! {
+                ::outpost::codegen::Described { service: #service, descriptors: include_bytes!(#descriptors) }
             }
 
             impl #handle {

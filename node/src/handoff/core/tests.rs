@@ -47,7 +47,7 @@ impl World {
             done: Vec::new(),
         };
         for name in ["a", "b"] {
-            let declared = Declared { kind: Kind::Exclusive, state: class, services: Vec::new() };
+            let declared = Declared { kind: Kind::Exclusive, state: class, services: Vec::new(), interface: None };
             let record = Node {
                 generation: 1,
                 marker: name.to_owned(),

@@ -283,6 +283,8 @@ impl Cluster {
                 modules: modules.iter().map(|name| module(name)).collect(),
                 serves: std::collections::BTreeSet::new(),
                 failed: std::collections::BTreeSet::new(),
+                unfit: std::collections::BTreeMap::new(),
+                newest: true,
             };
             (NodeId::parse(name).unwrap(), facts)
         };
@@ -293,7 +295,7 @@ impl Cluster {
         ];
         let declared = modules.iter().map(|name| {
             let state = if *name == "ledger" { StateClass::Fixed } else { StateClass::None };
-            let declared = Declared { kind: Kind::Exclusive, state, services: Vec::new() };
+            let declared = Declared { kind: Kind::Exclusive, state, services: Vec::new(), interface: None };
             (module(name), declared)
         });
         Self { nodes: nodes.into(), declared: declared.collect() }

@@ -26,7 +26,7 @@ struct Group<'a> {
 }
 
 /// What makes one node better than another, the most important first.
-type Rank<'a> = (usize, Reverse<usize>, Reverse<usize>, usize, usize, u64, &'a NodeId);
+type Rank<'a> = (usize, Reverse<usize>, Reverse<usize>, (bool, usize), usize, u64, &'a NodeId);
 
 pub(super) fn decide<'a>(survey: &Survey<'a>, targets: &mut Targets<'a>) {
     let groups = groups(survey);
@@ -175,8 +175,10 @@ impl<'a> Search<'a, '_> {
             helpers.extend(replicated.filter(|other| survey.is_present(other, node)));
         }
         let tie = tie(group.members[0], node);
+        // What has to move at all moves where it need not move again.
+        let moves = (survey.is_outdated(node), disturbs.moves);
         let load = self.targets.load(node);
-        (disturbs.strands, Reverse(kept), Reverse(helpers.len()), disturbs.moves, load, tie, node)
+        (disturbs.strands, Reverse(kept), Reverse(helpers.len()), moves, load, tie, node)
     }
 
     /// Brings the members of a group to the one that can't be moved, as far as they may be there.

@@ -94,7 +94,14 @@ fn hosts<'a>(survey: &Survey<'a>, targets: &Targets<'a>, module: &'a ModuleName,
             let disturbs = targets.disturbs(survey, module, node);
             let silent = survey.obstacle(module, node, true) == Some(Obstacle::Silent);
             let first = (!wanted.contains(node), survey.failed(module, node), disturbs.strands);
-            let then = (!present(node), silent, disturbs.moves, targets.load(node), tie(module, node));
+            let then = (
+                !present(node),
+                silent,
+                survey.is_outdated(node),
+                disturbs.moves,
+                targets.load(node),
+                tie(module, node),
+            );
             ((first, then), node)
         })
         .collect();

@@ -50,6 +50,7 @@ pub(crate) enum Obstacle<'a> {
     Pinned(&'a Pin),
     Label { label: &'a str, wanted: &'a str, has: Option<&'a str> },
     Left,
+    Unfit(&'a str),
     Silent,
     Draining,
     Failed,
@@ -67,6 +68,7 @@ impl fmt::Display for Obstacle<'_> {
                 write!(f, "it has no label {label}, and {label} = {wanted} is required")
             }
             Self::Left => f.write_str("it has left"),
+            Self::Unfit(problem) => f.write_str(problem),
             Self::Silent => f.write_str("it does not answer"),
             Self::Draining => f.write_str("it is draining"),
             Self::Failed => f.write_str("the module failed to start there lately"),
@@ -173,7 +175,13 @@ impl<'a> Survey<'a> {
         if let Some(pin) = rules.pin.as_ref().filter(|pin| pin.node != *node) {
             return Some(Obstacle::Pinned(pin));
         }
-        missing_label(&rules.require, &facts.labels)
+        let unfit = facts.unfit.get(module).map(|problem| Obstacle::Unfit(problem));
+        missing_label(&rules.require, &facts.labels).or(unfit)
+    }
+
+    /// Whether a node runs another version than the one that was started last.
+    pub(super) fn is_outdated(&self, node: &NodeId) -> bool {
+        self.facts.nodes.get(node).is_some_and(|facts| !facts.newest)
     }
 
     pub(super) fn failed(&self, module: &ModuleName, node: &NodeId) -> bool {

@@ -663,3 +663,38 @@ fn each_node_is_explained() {
     assert_eq!(explanation.rules, ["kind = exclusive (registration)"]);
     assert_eq!(explain(&world.facts(), &module("nothing")), None);
 }
+
+#[test]
+fn a_node_whose_version_does_not_fit_gets_nothing() {
+    let mut world = on_node_1(&["node-1", "node-2"], "");
+    let unfit = &mut world.observed.get_mut(&node("node-2")).unwrap().unfit;
+    unfit.insert(module("cart"), "its version 2 does not fit".to_owned());
+    world.stand("node-1", Standing::Draining);
+    assert_eq!(world.plan().changes, []);
+    let facts = world.facts();
+    let explanation = explain(&facts, &module("cart")).unwrap();
+    assert_eq!(explanation.nodes[1].reason, "its version 2 does not fit");
+    world.observed.get_mut(&node("node-2")).unwrap().unfit.clear();
+    world.settle();
+    assert_eq!(world.hosts("cart"), "node-2");
+}
+
+#[test]
+fn while_versions_differ_nothing_moves_for_balance_and_what_must_goes_to_the_newest() {
+    let mut world = World::new(&["node-1"], &["a", "b", "c", "d", "e", "f"]);
+    world.settle();
+    world.join("node-2", &[]);
+    world.state.nodes.get_mut(&node("node-1")).unwrap().version = "0".into();
+    assert_eq!(world.plan(), Plan::default());
+    // Of two that could take them, the one that runs what was started last does.
+    world.join("node-3", &[]);
+    world.state.nodes.get_mut(&node("node-2")).unwrap().version = "0".into();
+    world.state.nodes.get_mut(&node("node-3")).unwrap().generation = 2;
+    world.stand("node-1", Standing::Draining);
+    world.settle();
+    assert!(["a", "b", "c", "d", "e", "f"].iter().all(|module| world.hosts(module) == "node-3"));
+    world.state.nodes.get_mut(&node("node-2")).unwrap().version = "1".into();
+    world.stand("node-1", Standing::Silent);
+    world.settle();
+    assert_eq!(world.hosts("a"), "node-2", "balance goes on once all are the same");
+}

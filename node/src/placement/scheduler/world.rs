@@ -32,7 +32,7 @@ fn handover(version: u64) -> PartChange {
 
 pub(super) fn declared(kind: Kind, stateful: bool) -> Declared {
     let state = if stateful { StateClass::Fixed } else { StateClass::None };
-    Declared { kind, state, services: Vec::new() }
+    Declared { kind, state, services: Vec::new(), interface: None }
 }
 
 #[derive(Debug, Clone)]
@@ -93,7 +93,12 @@ impl World {
             left: false,
         };
         self.command(Command::Register { node: name.clone(), record });
-        let observed = Observed { standing: Standing::Ready, serves: BTreeSet::new(), failed: BTreeSet::new() };
+        let observed = Observed {
+            standing: Standing::Ready,
+            serves: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            unfit: BTreeMap::new(),
+        };
         self.observed.insert(name, observed);
     }
 

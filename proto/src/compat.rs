@@ -19,27 +19,39 @@ use serde::{Serialize, Serializer};
 
 /// Something that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct Difference {
+#[non_exhaustive]
+pub struct Difference {
     /// What it is about: a service, a method, a field, a value of an enum.
-    pub(crate) what: String,
+    pub what: String,
     /// In a word that stays: for programs.
-    pub(crate) rule: Rule,
+    pub rule: Rule,
     /// For people.
-    pub(crate) problem: String,
+    pub problem: String,
 }
 
 /// What was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rule {
+#[non_exhaustive]
+pub enum Rule {
+    /// The service is gone.
     ServiceRemoved,
+    /// The method is gone.
     MethodRemoved,
+    /// The method takes or gives a stream where it did not, or the other way round.
     MethodStreaming,
+    /// The field is gone, and its number is not reserved.
     FieldRemoved,
+    /// The field has another number.
     FieldNumber,
+    /// The field's type is another one on the wire.
     FieldType,
+    /// The field has many values where it had one, or the other way round.
     FieldCardinality,
+    /// The field excludes other fields than it did.
     FieldOneof,
+    /// One side sends or waits for what the other does not know.
     FieldRequired,
+    /// The value is gone, and its number is not reserved.
     EnumValueRemoved,
 }
 
@@ -67,7 +79,7 @@ impl Serialize for Rule {
 }
 
 /// All that does not fit, sorted.
-pub(crate) fn compare(old: &[ServiceDescriptor], new: &[ServiceDescriptor]) -> Vec<Difference> {
+pub fn compare(old: &[ServiceDescriptor], new: &[ServiceDescriptor]) -> Vec<Difference> {
     let new: BTreeMap<&str, &ServiceDescriptor> = new.iter().map(|service| (service.full_name(), service)).collect();
     let mut comparison = Comparison::default();
     for service in old {
