@@ -64,7 +64,7 @@ impl Operators {
     fn with_facts<T>(&self, state: &State, spec: &Spec, look: impl FnOnce(&scheduler::Facts<'_>) -> T) -> T {
         let members = Arc::clone(&self.view.members.borrow());
         let heard = Heard { applied_by_all: state.index, ..self.view.heard(state) };
-        look(&view::facts(state, spec, &members, &heard, clock::wall(), self.view.limits))
+        look(&view::facts(state, spec, &members, &heard, &self.view.versions, clock::wall(), self.view.limits))
     }
 
     /// `by` is who the tool says that it is: what counts where nobody has to show who it is.
@@ -250,8 +250,8 @@ impl Admin for Operators {
             return Err(AdminError::Faults(faults).into());
         }
         let members = Arc::clone(&self.view.members.borrow());
-        let unfit = self.view.heard(&state).unfit;
-        let (foreseen, rest) = view::foresee(&state, &document.spec, &members, &unfit, clock::wall(), self.view.limits);
+        let View { versions, limits, .. } = &self.view;
+        let (foreseen, rest) = view::foresee(&state, &document.spec, &members, versions, clock::wall(), *limits);
         Ok(Response::new(PlanResponse {
             index: version,
             rules: document::diff(spec, &document.spec),

@@ -1,7 +1,7 @@
 //! A node's part in its cluster: identity, gossip, the placement log, the lease, and the listener for other nodes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -11,20 +11,14 @@ use std::{
     time::Duration,
 };
 
-use outpost_proto::cluster::v1::{
-    DescriptorsRequest, DescriptorsResponse,
-    handoff_server::HandoffServer,
-    knowledge_client::KnowledgeClient,
-    knowledge_server::{Knowledge, KnowledgeServer},
-    link_server::LinkServer,
-};
+use outpost_proto::cluster::v1::{handoff_server::HandoffServer, link_server::LinkServer};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, server::NamedService, transport::Endpoint};
+use tonic::server::NamedService;
 
 use crate::{
     call::{Tonic, gate::LeaseEnd, slot::Slot, table::Table},
@@ -37,17 +31,17 @@ use crate::{
     membership::{Identity, Lifecycle, Load, Member, Members, Membership, Options, Seeds},
     net::TcpListener,
     placement::{
+        interface::Interface,
         leader::{self, Leader},
         lease,
         log::{self, Log},
         scheduler::Limits,
         spec::StateClass,
-        state::{Command, Declared, Node as Record, Proposal, State},
-        versions::{Versions, Wanted},
+        state::{Command, Declared, Node as Record, Proposal, Refused, State},
+        versions::Versions,
         view::Heard,
         watchdog::{self, Heart},
     },
-    reflection::Reflection,
     status::StartError,
     trust::{Acceptor, Follows, Seal, Shown, Trust},
 };
@@ -58,10 +52,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const NEWS: Duration = Duration::from_secs(10);
 /// How often a node says how busy it is.
 const LOAD: Duration = Duration::from_secs(1);
-/// How soon a node is asked again what its version looks like.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a node that joins tries to find out what versions there are: some nodes may be gone for good.
-const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node can't be part of its cluster any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +81,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) application: &'a str,
     pub(crate) version: &'a str,
     pub(crate) declared: BTreeMap<ModuleName, Declared>,
+    /// What those look like, by digest.
+    pub(crate) interfaces: BTreeMap<String, Interface>,
     /// The cluster's name.
     pub(crate) cluster: &'a str,
     pub(crate) settings: &'a Settings,
@@ -101,7 +93,6 @@ pub(crate) struct Joining<'a> {
     /// For other nodes.
     pub(crate) listener: TcpListener,
     pub(crate) table: Arc<Table>,
-    pub(crate) reflection: Arc<Reflection>,
 }
 
 /// See the module.
@@ -144,7 +135,7 @@ pub(crate) struct View {
 impl View {
     /// What leases say, as far as this node knows: only the leader does.
     pub(crate) fn heard(&self, state: &State) -> Heard {
-        leader::heard(&self.log, state, &self.versions)
+        leader::heard(&self.log, state)
     }
 }
 
@@ -173,6 +164,7 @@ impl Cluster {
             application,
             version,
             declared,
+            interfaces,
             cluster: name,
             settings,
             trust,
@@ -180,7 +172,6 @@ impl Cluster {
             followed,
             listener,
             table,
-            reflection,
         } = joining;
         let (node, cluster) = (&settings.node, &settings.cluster);
         let data_dir = node.data_dir.clone();
@@ -224,6 +215,7 @@ impl Cluster {
             labels: node.labels.clone(),
             application: application.to_owned(),
             version: version.to_owned(),
+            version_since: 0,
             modules: declared,
             cordoned: false,
             draining: false,
@@ -245,10 +237,9 @@ impl Cluster {
         .map_err(cluster_error)?;
 
         let (consensus, placement) = log.services();
-        let knowledge = KnowledgeServer::new(Knows(Arc::clone(&reflection)));
         let offers = Arc::new(Offers::default());
         let handoff = HandoffServer::new(Source::new(Arc::clone(&offers), log.cluster()));
-        let built_in = [built_in(consensus), built_in(placement), built_in(knowledge), built_in(handoff)];
+        let built_in = [built_in(consensus), built_in(placement), built_in(handoff)];
         // The node's own first: no module can stand in for them.
         let slots = table.slots().filter(|slot| !slot.is_built_in()).cloned();
         let front = Front::for_nodes(Arc::new(Table::new(slots.chain(built_in))));
@@ -260,12 +251,6 @@ impl Cluster {
 
         let limits = Limits { max_rebalancing: cluster.max_rebalancing, max_moves: cluster.max_moves };
         let versions = Arc::new(Versions::default());
-        let asking = Asking {
-            versions: Arc::clone(&versions),
-            reflection,
-            membership: membership.clone(),
-            trust: trust.clone(),
-        };
         let (settled_tx, settled) = watch::channel(None);
         let leader = Leader {
             me: node.name.clone(),
@@ -283,14 +268,8 @@ impl Cluster {
             tracing::warn!(%error, "others are not told which cluster this node is of");
         }
 
-        if let Some(problem) = asking.misfit(&log, &me.node, &record).await {
-            match cluster.incompatible_versions {
-                IncompatibleVersions::Refuse => return Err(StartError::Incompatible(problem)),
-                IncompatibleVersions::Join => tracing::warn!(problem, "this version does not fit with others"),
-            }
-        }
-        let joined_at = register(&log, &me, record).await?;
-        tasks.spawn(asking.run(log.state()));
+        let incompatible = cluster.incompatible_versions;
+        let joined_at = Newcomer { me: &me, record, interfaces, incompatible }.register(&log, &versions).await?;
 
         let (held_tx, lease) = watch::channel(None);
         let (superseded_tx, superseded) = watch::channel(None);
@@ -560,130 +539,45 @@ async fn joined(log: &Log) -> Result<String, StartError> {
     }
 }
 
-/// Registers until the cluster takes it, or says that it never will. Returns the index of the entry.
-async fn register(log: &Log, me: &Incarnation, record: Record) -> Result<u64, StartError> {
-    let mut pause = Duration::from_millis(50);
-    loop {
-        let command = Command::Register { node: me.node.clone(), record: record.clone() };
-        let proposal = Proposal { at: clock::wall(), by: me.node.to_string(), asked: None, command };
-        match log.propose(proposal).await {
-            Ok(Ok(index)) => return Ok(index),
-            Ok(Err(refused)) => return Err(cluster_error(refused)),
-            Err(error) => tracing::warn!(%error, "the cluster did not take this node yet"),
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
-    }
+/// A node that is about to register.
+struct Newcomer<'a> {
+    me: &'a Incarnation,
+    record: Record,
+    /// What its modules look like, by digest.
+    interfaces: BTreeMap<String, Interface>,
+    incompatible: IncompatibleVersions,
 }
 
-/// Answers for [`Reflection`].
-struct Knows(Arc<Reflection>);
-
-#[tonic::async_trait]
-impl Knowledge for Knows {
-    async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
-        let descriptors = self.0.descriptors_of(&request.into_inner().services);
-        Ok(Response::new(DescriptorsResponse { descriptors: descriptors.into_iter().collect() }))
-    }
-}
-
-/// Finds out what other nodes' versions of modules look like.
-struct Asking {
-    versions: Arc<Versions>,
-    /// Of this node's own version.
-    reflection: Arc<Reflection>,
-    membership: Membership,
-    trust: Trust,
-}
-
-impl Asking {
-    /// Asks for what is not known, as nodes come and go. Never returns.
-    async fn run(self, mut state: watch::Receiver<Arc<State>>) {
-        let mut members = self.membership.members();
-        let mut again = interval(ASK_AGAIN);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+impl Newcomer<'_> {
+    /// Registers until the cluster takes it, or says that it never will. Returns the index of the entry.
+    async fn register(self, log: &Log, versions: &Versions) -> Result<u64, StartError> {
+        let mut pause = Duration::from_millis(50);
+        let mut told = None;
         loop {
-            let (known, seen) = (Arc::clone(&state.borrow_and_update()), Arc::clone(&members.borrow_and_update()));
-            let missing = self.ask(&known, &seen).await;
-            tokio::select! {
-                changed = state.changed() => if changed.is_err() { return },
-                changed = members.changed() => if changed.is_err() { return },
-                _ = again.tick(), if missing => {}
-            }
-        }
-    }
-
-    /// Asks once for all that is missing. Returns whether something still is.
-    async fn ask(&self, state: &State, members: &Members) -> bool {
-        for Wanted { interface, services, nodes } in self.versions.wanted(state) {
-            if self.versions.learn(&interface, &self.reflection.descriptors_of(&services)).is_ok() {
-                continue;
-            }
-            let alive = nodes.iter().filter_map(|node| Some((node, members.get(node).filter(|member| member.alive)?)));
-            for (node, member) in alive {
-                let learned = ask_descriptors(&self.trust, node, member.address, services.clone()).await;
-                let learned = learned.and_then(|descriptors| {
-                    let descriptors = descriptors.into_iter().collect();
-                    self.versions.learn(&interface, &descriptors).map_err(|error| error.to_string())
-                });
-                match learned {
-                    Ok(()) => break,
-                    Err(error) => tracing::debug!(error, %node, "descriptors were not told"),
+            let state = Arc::clone(&log.state().borrow());
+            let problem = versions.misfit(&state, &self.me.node, &self.record, &self.interfaces);
+            match (&problem, self.incompatible) {
+                (Some(problem), IncompatibleVersions::Refuse) => return Err(StartError::Incompatible(problem.clone())),
+                (Some(problem), IncompatibleVersions::Join) if told != Some(problem.clone()) => {
+                    tracing::warn!(problem, "this version does not fit with others");
                 }
+                _ => {}
             }
-        }
-        !self.versions.wanted(state).is_empty()
-    }
-
-    /// Why a node that is about to register does not fit with those that are there.
-    async fn misfit(&self, log: &Log, me: &NodeId, record: &Record) -> Option<String> {
-        let with_me = || {
-            let mut state = State::clone(&log.state().borrow());
-            state.nodes.insert(me.clone(), record.clone());
-            state
-        };
-        let mut members = self.membership.members();
-        let asking = async {
-            // Another node has told which cluster this is, and which nodes there are has yet to follow.
-            let _ = log.state().wait_for(|state| !state.cluster.is_empty()).await;
-            let mut again = interval(ASK_AGAIN);
-            loop {
-                let seen = Arc::clone(&members.borrow_and_update());
-                if !self.ask(&with_me(), &seen).await {
-                    return;
-                }
-                again.tick().await;
+            told = problem;
+            let new = self.interfaces.iter().filter(|(digest, _)| !state.interfaces.contains_key(*digest));
+            let brings = new.map(|(digest, interface)| (digest.clone(), interface.clone())).collect();
+            let (node, record) = (self.me.node.clone(), self.record.clone());
+            let command = Command::Register { node, record, brings, compared: state.index };
+            let proposal = Proposal { at: clock::wall(), by: self.me.node.to_string(), asked: None, command };
+            match log.propose(proposal).await {
+                Ok(Ok(index)) => return Ok(index),
+                // This node knows the state that it was refused in by now.
+                Ok(Err(refused @ Refused::Uncompared(_))) => tracing::debug!(%refused, "comparing once more"),
+                Ok(Err(refused)) => return Err(cluster_error(refused)),
+                Err(error) => tracing::warn!(%error, "the cluster did not take this node yet"),
             }
-        };
-        if timeout(ASK_WITHIN, asking).await.is_err() {
-            tracing::warn!(
-                "nodes of another version do not tell what it looks like: whether this one fits is not known"
-            );
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
         }
-        self.versions
-            .unfit(&with_me(), &BTreeSet::new())
-            .remove(me)?
-            .into_iter()
-            .next()
-            .map(|(module, problem)| format!("{module}: {problem}"))
     }
-}
-
-async fn ask_descriptors(
-    trust: &Trust,
-    node: &NodeId,
-    address: SocketAddr,
-    services: Vec<String>,
-) -> Result<std::collections::HashMap<String, Vec<u8>>, String> {
-    const LIMIT: Duration = Duration::from_secs(5);
-    let asking = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let endpoint = endpoint.connect_timeout(LIMIT);
-        let connector = trust.connector(address, Some(node.clone()));
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
-        let mut client = KnowledgeClient::new(channel).max_decoding_message_size(64 << 20);
-        let response = client.descriptors(DescriptorsRequest { services }).await;
-        response.map(|response| response.into_inner().descriptors).map_err(|status| status.to_string())
-    };
-    timeout(LIMIT, asking).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }

@@ -41,9 +41,9 @@ use crate::{
     id::ModuleName,
     ingress::{Front, Server},
     membership::{Hosted, Instance},
-    module::{Limits, Module, Program, Waits},
+    module::{Limits, Program, Waits},
     net::{TcpListener, TcpSocket},
-    placement::{spec::StateClass, state::Declared},
+    placement::{interface::Interface, spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
     trust::{self, Acceptor, Admission, Seal, Trust, callers::CallPolicy},
@@ -123,7 +123,7 @@ impl Node {
         let table = Arc::new(Table::new(own.into_iter().chain(slots)));
         let reflection = Arc::new(reflection(&app, &table, callers.clone()));
 
-        let declared = declared(&app, &program, &reflection);
+        let (declared, interfaces) = declared(&app, &program, &reflection)?;
         // From the start: what keeps the node from joining may be in one of them.
         let followed = trust.follows().into_iter().chain(tls.as_ref().and_then(Acceptor::follows));
         let followed = followed.chain(seal.as_ref().map(Seal::follows)).chain(admission.follows());
@@ -141,6 +141,7 @@ impl Node {
             application: &app.name,
             version: &app.version,
             declared,
+            interfaces,
             cluster: &name,
             settings: &settings,
             trust: trust.clone(),
@@ -148,7 +149,6 @@ impl Node {
             followed,
             listener: cluster_listen,
             table: Arc::clone(&table),
-            reflection: Arc::clone(&reflection),
         };
         let cluster = Cluster::join(joining).await?;
         phase.send_replace(Phase::Starting);
@@ -434,15 +434,37 @@ fn services(app: &App, program: &Program) -> BTreeMap<ModuleName, Vec<String>> {
     program.names.iter().cloned().zip(services).collect()
 }
 
-/// What the cluster should know of each module.
-fn declared(app: &App, program: &Program, reflection: &Reflection) -> BTreeMap<ModuleName, Declared> {
-    let declared = |module: &Module| {
+/// What the cluster should know of each module, and what those look like of which something is known, by digest.
+type Declaration = (BTreeMap<ModuleName, Declared>, BTreeMap<String, Interface>);
+
+fn declared(app: &App, program: &Program, reflection: &Reflection) -> Result<Declaration, StartError> {
+    let (mut all, mut interfaces) = (BTreeMap::new(), BTreeMap::new());
+    let mut left = INTERFACES;
+    for (name, module) in program.names.iter().zip(&app.modules) {
         let services: Vec<String> = module.services.iter().map(ToString::to_string).collect();
-        let interface = reflection.interface(&services);
-        Declared { kind: module.kind, state: module.state, services, interface }
-    };
-    program.names.iter().cloned().zip(app.modules.iter().map(declared)).collect()
+        let mut declared = Declared { kind: module.kind, state: module.state, services, interface: None };
+        let descriptors = reflection.descriptors_of(&declared.services);
+        if !descriptors.is_empty() {
+            let (digest, interface) = Interface::pack(&descriptors);
+            interface.services().map_err(|error| StartError::Descriptors(error.to_string()))?;
+            match left.checked_sub(interface.len()) {
+                Some(rest) => {
+                    left = rest;
+                    declared.interface = Some(digest.clone());
+                    interfaces.insert(digest, interface);
+                }
+                None => {
+                    tracing::warn!(module = %name, "versions of this module are not compared: all descriptors together are too large")
+                }
+            }
+        }
+        all.insert(name.clone(), declared);
+    }
+    Ok((all, interfaces))
 }
+
+/// How many bytes all interfaces of a program may take in the log, packed. They are in one entry, in base64.
+const INTERFACES: usize = 512 << 10;
 
 fn reflection(app: &App, table: &Table, callers: CallPolicy) -> Reflection {
     let services = table.slots().cloned().collect();

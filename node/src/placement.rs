@@ -11,6 +11,7 @@
 
 mod audit;
 pub(crate) mod document;
+pub(crate) mod interface;
 pub(crate) mod leader;
 pub(crate) mod lease;
 pub(crate) mod log;

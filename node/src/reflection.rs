@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use outpost_proto::options::deliveries;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     call::{Tonic, slot::Slot},
@@ -47,15 +46,8 @@ impl Reflection {
     }
 
     /// The encoded descriptors of those services of which something is known, with all that they import.
-    pub(crate) fn descriptors_of(&self, services: &[String]) -> BTreeMap<String, Vec<u8>> {
-        let known = services.iter().filter_map(|service| Some((service.clone(), self.known.get(service)?.to_vec())));
-        known.collect()
-    }
-
-    /// A digest of what a module's services look like, if anything is known of them: equal digests are equal descriptors.
-    pub(crate) fn interface(&self, services: &[String]) -> Option<String> {
-        let known = self.descriptors_of(services);
-        (!known.is_empty()).then(|| interface(&known))
+    pub(crate) fn descriptors_of<'a>(&self, services: &'a [String]) -> BTreeMap<&'a str, &'static [u8]> {
+        services.iter().filter_map(|service| Some((service.as_str(), *self.known.get(service)?))).collect()
     }
 
     /// The slots of the two services, which tell clients of what they may call.
@@ -83,16 +75,4 @@ impl Reflection {
             Arc::new(Slot::built_in(SERVICES[1], Box::new(Tonic(v1alpha)))),
         ])
     }
-}
-
-/// A digest of services' encoded descriptors.
-pub(crate) fn interface(descriptors: &BTreeMap<String, Vec<u8>>) -> String {
-    let mut digest = Sha256::new();
-    for (service, set) in descriptors {
-        for part in [service.as_bytes(), set] {
-            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            digest.update(part);
-        }
-    }
-    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

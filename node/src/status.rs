@@ -259,7 +259,7 @@ impl From<AdminError> for Status {
                 Code::FailedPrecondition
             }
             AdminError::Refused(refused) => match refused {
-                Refused::SpecChanged { .. } | Refused::PartChanged { .. } => Code::Aborted,
+                Refused::SpecChanged { .. } | Refused::PartChanged { .. } | Refused::Uncompared(_) => Code::Aborted,
                 Refused::NoNode(_) => Code::NotFound,
                 Refused::Founded
                 | Refused::Superseded { .. }
@@ -364,8 +364,10 @@ pub enum StartError {
              `cluster.incompatible_versions` to \"join\": the module is then not hosted here while the other version is there"
     )]
     Incompatible(String),
-    /// The descriptors that services were registered with contradict each other.
-    #[error("server reflection can't be built: {0}")]
+    /// The descriptors that services were registered with contradict each other, or lack something.
+    #[error(
+        "the descriptors of the program's services are of no use: {0}; those that `Module::descriptors` is given must hold all that they import"
+    )]
     Descriptors(String),
 }
 

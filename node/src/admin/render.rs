@@ -26,7 +26,7 @@ pub(super) fn cluster(view: &View, state: &State, members: &Members, leadership:
     let (placement, spec) = state.spec();
     let now = clock::wall();
     let heard = view.heard(state);
-    let facts = view::facts(state, spec, members, &heard, now, view.limits);
+    let facts = view::facts(state, spec, members, &heard, &view.versions, now, view.limits);
     let plan = scheduler::plan(&facts);
     let mut problems: BTreeMap<ModuleName, Vec<String>> = BTreeMap::new();
     for unmet in plan.unplaced.into_iter().chain(plan.misplaced) {

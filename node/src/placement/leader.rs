@@ -110,8 +110,8 @@ impl Leader {
             return;
         }
         let (_, spec) = state.spec();
-        let heard = heard(&self.log, state, &self.versions);
-        let facts = view::facts(state, spec, members, &heard, clock::wall(), self.limits);
+        let heard = heard(&self.log, state);
+        let facts = view::facts(state, spec, members, &heard, &self.versions, clock::wall(), self.limits);
         let Plan { mut changes, .. } = scheduler::plan(&facts);
         let late = self.late(state, moves);
         changes.retain(|planned| {
@@ -273,17 +273,15 @@ fn incarnations(state: &State) -> impl Iterator<Item = Incarnation> {
     all.into_iter()
 }
 
-/// What leases say: all of it at the leader, nothing elsewhere. And what versions do not fit.
-pub(crate) fn heard(log: &Log, state: &State, versions: &Versions) -> Heard {
+/// What leases say: all of it at the leader, nothing elsewhere.
+pub(crate) fn heard(log: &Log, state: &State) -> Heard {
     let (now, mut leases) = (Instant::now(), log.leases());
     // Where nodes differ in their settings, the longest lease is waited for.
     leases.at_least(Duration::from_millis(state.nodes.values().map(|node| node.lease_ms).max().unwrap_or_default()));
-    let ended = incarnations(state).filter(|incarnation| leases.expired(now, incarnation)).collect();
     Heard {
         renewing: leases.live(now).cloned().collect(),
+        ended: incarnations(state).filter(|incarnation| leases.expired(now, incarnation)).collect(),
         // One that is silent may serve calls of replicated modules on, and has applied nobody knows what.
         applied_by_all: in_force(state).map(|incarnation| leases.applied(&incarnation)).min().unwrap_or_default(),
-        unfit: versions.unfit(state, &ended),
-        ended,
     }
 }

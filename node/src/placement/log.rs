@@ -646,7 +646,7 @@ impl Shared {
 
     /// Adds an entry, if this node leads.
     async fn write(&self, request: Request, limit: Duration) -> Written {
-        if let Some(Proposal { command: Command::Register { node, record }, .. }) = &request.proposal {
+        if let Some(Proposal { command: Command::Register { node, record, .. }, .. }) = &request.proposal {
             // Before anybody plans with it: a node that has just joined is not one that is silent.
             let incarnation = Incarnation { node: node.clone(), generation: record.generation };
             self.leases().joins(&incarnation, Instant::now());

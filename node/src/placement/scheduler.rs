@@ -70,9 +70,9 @@ pub(crate) struct NodeFacts {
     pub(crate) serves: BTreeSet<ModuleName>,
     /// Modules whose factory failed there lately. It serves none of them, and does not try again by itself.
     pub(crate) failed: BTreeSet<ModuleName>,
-    /// Modules whose version there does not fit with what was there before, and why.
+    /// Modules whose version there does not fit with what was there before, and why. What it has of them it keeps.
     pub(crate) unfit: BTreeMap<ModuleName, String>,
-    /// It runs the version of the program that was started last. While some node does not, nothing is moved for the sake of
+    /// It runs the version of the program that came last. While some node does not, nothing is moved for the sake of
     /// balance: a rollout moves things enough.
     pub(crate) newest: bool,
 }
@@ -176,8 +176,8 @@ impl<'a> Facts<'a> {
             nodes.insert(node.clone(), facts);
         }
         let running = |facts: &NodeFacts| matches!(facts.standing, Standing::Ready | Standing::Draining);
-        let newest = nodes.iter().filter(|(_, facts)| running(facts)).max_by_key(|(_, facts)| facts.generation);
-        let newest = newest.map(|(node, _)| &state.nodes[node].version);
+        let versions = nodes.iter().filter(|(_, facts)| running(facts)).map(|(node, _)| &state.nodes[node]);
+        let newest = versions.max_by_key(|record| record.version_since).map(|record| &record.version);
         let mut limits = limits;
         for (node, facts) in &mut nodes {
             facts.newest = newest.is_none_or(|newest| state.nodes[node].version == *newest);

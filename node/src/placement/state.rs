@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     audit::Audit,
+    interface::Interface,
     spec::{Kind, Spec, StateClass},
 };
 use crate::id::{Epoch, Incarnation, ModuleName, NodeId, RaftId, Timestamp};
@@ -51,6 +52,10 @@ pub(crate) struct State {
     /// Made up once, by the first entry. Empty before.
     pub(crate) cluster: String,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// What the modules of those nodes that have not left look like, by digest.
+    pub(crate) interfaces: BTreeMap<String, Known>,
+    /// The index of the entry that brought the last one of those.
+    pub(crate) interfaces_since: u64,
     pub(crate) parts: BTreeMap<ModuleName, Part>,
     /// The newest first is last; never empty once a spec was set.
     pub(crate) specs: VecDeque<SpecVersion>,
@@ -81,6 +86,9 @@ pub(crate) struct Node {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) application: String,
     pub(crate) version: String,
+    /// The index of the entry with which the first of the nodes that have this version registered.
+    #[serde(default)]
+    pub(crate) version_since: u64,
     /// The modules that its program has.
     pub(crate) modules: BTreeMap<ModuleName, Declared>,
     /// Gets nothing new.
@@ -107,6 +115,14 @@ pub(crate) struct Declared {
     /// A digest of their descriptors, if the program has some.
     #[serde(default)]
     pub(crate) interface: Option<String>,
+}
+
+/// What a module looks like on some nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// The index of the entry with which the first of these nodes registered.
+    pub(crate) since: u64,
+    pub(crate) interface: Interface,
 }
 
 /// One part's record.
@@ -236,7 +252,16 @@ pub(crate) enum Command {
     /// The first entry of a cluster's log.
     Found { cluster: String },
     /// A node has started, or started again.
-    Register { node: NodeId, record: Node },
+    Register {
+        node: NodeId,
+        record: Node,
+        /// Those of its interfaces that the node did not find in the state.
+        #[serde(default)]
+        brings: BTreeMap<String, Interface>,
+        /// The index of the state whose interfaces it has compared its own with.
+        #[serde(default)]
+        compared: u64,
+    },
     /// A node has stopped, having handed over what it hosted.
     Leave(Incarnation),
     /// A node that is gone will not come back.
@@ -298,6 +323,8 @@ pub(crate) enum Refused {
         "the data directory of node `{0}` belonged to a node that was forgotten or replaced; delete the directory, so that it joins as a new one"
     )]
     Retired(NodeId),
+    #[error("nodes with another version have joined, or left, since node `{0}` compared itself with them")]
+    Uncompared(NodeId),
     #[error("modules are placed on node `{0}` still; stop it, and wait until others host them")]
     StillThere(NodeId),
     #[error("{0} members can't vote: 1, 3 or 5 can; 0 leaves it to the cluster")]
@@ -364,13 +391,16 @@ impl State {
                 self.cluster.clone_from(cluster);
                 Ok(("cluster-founded", None, None, format!("cluster {cluster} was founded")))
             }
-            Command::Register { node, record } => self.register(node, record),
+            Command::Register { node, record, brings, compared } => {
+                self.register(index, node, record, brings, *compared)
+            }
             Command::Leave(incarnation) => {
                 let record = self.node(&incarnation.node)?;
                 if record.generation != incarnation.generation {
                     return Err(superseded(incarnation, record.generation));
                 }
                 record.left = true;
+                self.drop_interfaces();
                 Ok(told_of_node("node-left", &incarnation.node, format!("{} has left", incarnation.node)))
             }
             Command::Forget(node) => {
@@ -383,6 +413,7 @@ impl State {
                 let raft_id = record.raft_id;
                 self.retired.insert(raft_id);
                 self.nodes.remove(node);
+                self.drop_interfaces();
                 Ok(told_of_node("node-forgotten", node, format!("{node} was forgotten")))
             }
             Command::Cordon { node, cordoned } => {
@@ -437,7 +468,14 @@ impl State {
         }
     }
 
-    fn register(&mut self, node: &NodeId, record: &Node) -> Result<Told, Refused> {
+    fn register(
+        &mut self,
+        index: u64,
+        node: &NodeId,
+        record: &Node,
+        brings: &BTreeMap<String, Interface>,
+        compared: u64,
+    ) -> Result<Told, Refused> {
         if self.retired.contains(&record.raft_id) {
             return Err(Refused::Retired(node.clone()));
         }
@@ -464,12 +502,37 @@ impl State {
             }
             text = format!("{node} has started again");
             if known.raft_id != record.raft_id {
-                self.retired.insert(known.raft_id);
                 text = format!("{node} has started again with another data directory");
             }
         }
-        self.nodes.insert(node.clone(), record);
+        let interfaces = || record.modules.values().filter_map(|declared| declared.interface.as_ref());
+        let unknown: Vec<&String> = interfaces().filter(|digest| !self.interfaces.contains_key(*digest)).collect();
+        let brought = unknown.iter().all(|digest| brings.contains_key(*digest));
+        if !brought || (compared < self.interfaces_since && interfaces().next().is_some()) {
+            return Err(Refused::Uncompared(node.clone()));
+        }
+        for digest in unknown {
+            let known = Known { since: index, interface: brings[digest].clone() };
+            self.interfaces.insert(digest.clone(), known);
+            self.interfaces_since = index;
+        }
+        let same = |known: &&Node| !known.left && known.version == record.version;
+        let since = self.nodes.values().filter(same).map(|known| known.version_since).min();
+        record.version_since = since.unwrap_or(index);
+        if let Some(replaced) = self.nodes.insert(node.clone(), record)
+            && replaced.raft_id != self.nodes[node].raft_id
+        {
+            self.retired.insert(replaced.raft_id);
+        }
+        self.drop_interfaces();
         Ok(told_of_node("node-joined", node, text))
+    }
+
+    /// Forgets what no node has any more.
+    fn drop_interfaces(&mut self) {
+        let there = self.nodes.values().filter(|node| !node.left).flat_map(|node| node.modules.values());
+        let used: BTreeSet<&String> = there.filter_map(|declared| declared.interface.as_ref()).collect();
+        self.interfaces.retain(|digest, _| used.contains(digest));
     }
 
     fn node(&mut self, node: &NodeId) -> Result<&mut Node, Refused> {

@@ -6,7 +6,7 @@ use super::{
     scheduler::{Facts, Limits, Observed, Standing},
     spec::Spec,
     state::{Command, Hosting, PartChange, Proposal, State},
-    versions::Unfit,
+    versions::Versions,
 };
 use crate::{
     id::{Incarnation, ModuleName, NodeId, Timestamp},
@@ -17,7 +17,7 @@ use crate::{
 /// How many rounds of changes are foreseen. Each is at least one change of a record; far more than any plan takes.
 const MOST_ROUNDS: usize = 1_000;
 
-/// What leases say, at the leader, and what any node knows of versions.
+/// What leases say, at the leader.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
     /// Incarnations that may still serve: they asked within the last lease.
@@ -26,8 +26,6 @@ pub(crate) struct Heard {
     pub(crate) ended: BTreeSet<Incarnation>,
     /// The index that all of those that may have applied.
     pub(crate) applied_by_all: u64,
-    /// Nodes whose versions do not fit with what was there before them.
-    pub(crate) unfit: Unfit,
 }
 
 /// Every incarnation that a part's record names.
@@ -54,10 +52,12 @@ pub(crate) fn facts<'a>(
     spec: &'a Spec,
     members: &Members,
     heard: &Heard,
+    versions: &Versions,
     now: Timestamp,
     limits: Limits,
 ) -> Facts<'a> {
-    let observed = state.nodes.iter().map(|(node, record)| {
+    let mut observed: BTreeMap<NodeId, Observed> = BTreeMap::new();
+    for (node, record) in &state.nodes {
         let incarnation = Incarnation { node: node.clone(), generation: record.generation };
         let member = members.get(node).filter(|member| member.generation == record.generation);
         let standing = match member {
@@ -75,10 +75,18 @@ pub(crate) fn facts<'a>(
             let hosting = member.into_iter().flat_map(|member| &member.hosting);
             hosting.filter(|(_, hosted)| hosted.state == stage).map(|(module, _)| module.clone()).collect()
         };
-        let unfit = heard.unfit.get(node).cloned().unwrap_or_default();
-        (node.clone(), Observed { standing, serves: hosts(Instance::Serving), failed: hosts(Instance::Failed), unfit })
-    });
-    let observed: BTreeMap<NodeId, Observed> = observed.collect();
+        let (serves, failed) = (hosts(Instance::Serving), hosts(Instance::Failed));
+        observed.insert(node.clone(), Observed { standing, serves, failed, unfit: BTreeMap::new() });
+    }
+    // One that is on its way out, or silent, will hardly call what moves now; and its modules need a place.
+    let calls = |node: &NodeId| {
+        observed.get(node).is_some_and(|seen| seen.standing == Standing::Ready) && !state.nodes[node].draining
+    };
+    for (node, unfit) in versions.unfit(state, calls) {
+        if let Some(observed) = observed.get_mut(&node) {
+            observed.unfit = unfit;
+        }
+    }
     let gone = owners(state).into_iter().filter(|owner| has_gone(state, owner));
     let ended = gone.chain(heard.ended.iter().cloned()).collect();
     Facts::new(state, spec, now, &observed, ended, heard.applied_by_all, limits)
@@ -98,7 +106,7 @@ pub(crate) fn foresee(
     state: &State,
     spec: &Spec,
     members: &Members,
-    unfit: &Unfit,
+    versions: &Versions,
     now: Timestamp,
     limits: Limits,
 ) -> (Vec<Foreseen>, scheduler::Plan) {
@@ -106,8 +114,8 @@ pub(crate) fn foresee(
     let mut reasons: BTreeMap<ModuleName, String> = BTreeMap::new();
     for _ in 0..MOST_ROUNDS {
         let index = future.index;
-        let heard = Heard { applied_by_all: index, unfit: unfit.clone(), ..Heard::default() };
-        let plan = scheduler::plan(&facts(&future, spec, members, &heard, now, limits));
+        let heard = Heard { applied_by_all: index, ..Heard::default() };
+        let plan = scheduler::plan(&facts(&future, spec, members, &heard, versions, now, limits));
         if plan.changes.is_empty() {
             break;
         }
@@ -116,8 +124,8 @@ pub(crate) fn foresee(
             play(&mut future, planned.module, planned.change);
         }
     }
-    let heard = Heard { applied_by_all: future.index, unfit: unfit.clone(), ..Heard::default() };
-    let rest = scheduler::plan(&facts(&future, spec, members, &heard, now, limits));
+    let heard = Heard { applied_by_all: future.index, ..Heard::default() };
+    let rest = scheduler::plan(&facts(&future, spec, members, &heard, versions, now, limits));
     let mut foreseen = Vec::new();
     for module in state.parts.keys().chain(future.parts.keys()).collect::<BTreeSet<_>>() {
         let hosts = |state: &State| -> Vec<NodeId> {

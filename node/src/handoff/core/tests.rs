@@ -58,12 +58,13 @@ impl World {
                 labels: BTreeMap::new(),
                 application: "shop".to_owned(),
                 version: "1".to_owned(),
+                version_since: 0,
                 modules: BTreeMap::from([(cart(), declared)]),
                 cordoned: false,
                 draining: false,
                 left: false,
             };
-            world.log(LogCommand::Register { node: node(name), record });
+            world.log(LogCommand::Register { node: node(name), record, brings: BTreeMap::new(), compared: 0 });
             world.cores.insert(node(name), Core::new(incarnation(name), BTreeMap::from([(cart(), class)]), SEALED_FOR));
             world.on(name, Event::Lease { term: Some(1) });
         }

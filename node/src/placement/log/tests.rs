@@ -215,7 +215,7 @@ impl Running {
 
     async fn register(&self, generation: u64) -> u64 {
         let record = self.record(generation);
-        self.propose(Command::Register { node: self.node.clone(), record }).await
+        self.propose(Command::Register { node: self.node.clone(), record, brings: BTreeMap::new(), compared: 0 }).await
     }
 
     fn record(&self, generation: u64) -> Node {
@@ -230,6 +230,7 @@ impl Running {
             labels: BTreeMap::new(),
             application: "test".to_owned(),
             version: "1".to_owned(),
+            version_since: 0,
             modules: BTreeMap::new(),
             cordoned: false,
             draining: false,

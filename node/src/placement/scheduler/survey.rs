@@ -158,7 +158,20 @@ impl<'a> Survey<'a> {
         };
         let failed = facts.failed.contains(module).then_some(Obstacle::Failed);
         let cordoned = (facts.cordoned && !present).then_some(Obstacle::Cordoned);
-        self.rule_against(module, node, facts).or(standing).or(failed).or(cordoned)
+        let unfit = facts
+            .unfit
+            .get(module)
+            .filter(|_| !(present && self.keeps(module, node)))
+            .map(|problem| Obstacle::Unfit(problem));
+        self.rule_against(module, node, facts).or(standing).or(failed).or(unfit).or(cordoned)
+    }
+
+    /// Whether what a node has of a module is of its present process: a process that has replaced it starts anew.
+    fn keeps(&self, module: &ModuleName, node: &NodeId) -> bool {
+        match self.part(module).map(|part| &part.hosting) {
+            Some(Hosting::Exclusive { owner, .. }) => owner.node == *node && self.facts.runs(owner),
+            Some(Hosting::Replicated { .. }) | None => true,
+        }
     }
 
     /// What speaks against a node as things are.
@@ -175,11 +188,10 @@ impl<'a> Survey<'a> {
         if let Some(pin) = rules.pin.as_ref().filter(|pin| pin.node != *node) {
             return Some(Obstacle::Pinned(pin));
         }
-        let unfit = facts.unfit.get(module).map(|problem| Obstacle::Unfit(problem));
-        missing_label(&rules.require, &facts.labels).or(unfit)
+        missing_label(&rules.require, &facts.labels)
     }
 
-    /// Whether a node runs another version than the one that was started last.
+    /// Whether a node runs another version than the one that came last.
     pub(super) fn is_outdated(&self, node: &NodeId) -> bool {
         self.facts.nodes.get(node).is_some_and(|facts| !facts.newest)
     }

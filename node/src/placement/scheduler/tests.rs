@@ -665,36 +665,54 @@ fn each_node_is_explained() {
 }
 
 #[test]
-fn a_node_whose_version_does_not_fit_gets_nothing() {
+fn a_node_whose_version_does_not_fit_gets_nothing_and_keeps_what_it_has() {
     let mut world = on_node_1(&["node-1", "node-2"], "");
-    let unfit = &mut world.observed.get_mut(&node("node-2")).unwrap().unfit;
-    unfit.insert(module("cart"), "its version 2 does not fit".to_owned());
+    let problem = "its version 2 does not fit";
+    let unfit = |world: &mut World, at: &str| {
+        world.observed.get_mut(&node(at)).unwrap().unfit.insert(module("cart"), problem.to_owned());
+    };
+    unfit(&mut world, "node-2");
     world.stand("node-1", Standing::Draining);
     assert_eq!(world.plan().changes, []);
     let facts = world.facts();
     let explanation = explain(&facts, &module("cart")).unwrap();
-    assert_eq!(explanation.nodes[1].reason, "its version 2 does not fit");
+    assert_eq!(explanation.nodes[1].reason, problem);
     world.observed.get_mut(&node("node-2")).unwrap().unfit.clear();
     world.settle();
     assert_eq!(world.hosts("cart"), "node-2");
+    // The node with the version before is back.
+    world.stand("node-1", Standing::Ready);
+    unfit(&mut world, "node-2");
+    assert_eq!(world.plan().changes, []);
+    // What starts there again has nothing to keep.
+    world.end("node-2");
+    world.join("node-2", &[]);
+    unfit(&mut world, "node-2");
+    world.settle();
+    assert_eq!(world.hosts("cart"), "node-1");
 }
 
 #[test]
 fn while_versions_differ_nothing_moves_for_balance_and_what_must_goes_to_the_newest() {
-    let mut world = World::new(&["node-1"], &["a", "b", "c", "d", "e", "f"]);
+    let all = ["a", "b", "c", "d", "e", "f"];
+    let on = |world: &World, node: &str| all.iter().filter(|module| world.hosts(module) == node).count();
+    let mut world = World::new(&["node-1", "node-3"], &all);
     world.settle();
+    world.stand("node-3", Standing::Draining);
+    world.settle();
+    world.version = "2".to_owned();
     world.join("node-2", &[]);
-    world.state.nodes.get_mut(&node("node-1")).unwrap().version = "0".into();
-    assert_eq!(world.plan(), Plan::default());
-    // Of two that could take them, the one that runs what was started last does.
+    // A node with the version before does not become the newest when it starts again.
+    world.version = "1".to_owned();
     world.join("node-3", &[]);
-    world.state.nodes.get_mut(&node("node-2")).unwrap().version = "0".into();
-    world.state.nodes.get_mut(&node("node-3")).unwrap().generation = 2;
+    assert_eq!(world.plan(), Plan::default());
     world.stand("node-1", Standing::Draining);
     world.settle();
-    assert!(["a", "b", "c", "d", "e", "f"].iter().all(|module| world.hosts(module) == "node-3"));
-    world.state.nodes.get_mut(&node("node-2")).unwrap().version = "1".into();
+    assert_eq!(on(&world, "node-2"), 6);
     world.stand("node-1", Standing::Silent);
+    assert_eq!(world.plan(), Plan::default());
+    world.version = "2".to_owned();
+    world.join("node-3", &[]);
     world.settle();
-    assert_eq!(world.hosts("a"), "node-2", "balance goes on once all are the same");
+    assert_eq!((on(&world, "node-2"), on(&world, "node-3")), (3, 3), "balance goes on once all are the same");
 }

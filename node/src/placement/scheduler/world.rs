@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     /// Of the program that nodes run from now on.
     pub(super) program: BTreeMap<ModuleName, Declared>,
+    /// Of the nodes that join next.
+    pub(super) version: String,
     /// How far every node has applied the log, where that is not all of it.
     pub(super) applied: Option<u64>,
 }
@@ -59,6 +61,7 @@ impl World {
             limits: Limits { max_rebalancing: 2, max_moves: 32 },
             now: Timestamp(0),
             program,
+            version: "1".to_owned(),
             applied: None,
         };
         for name in nodes {
@@ -86,13 +89,14 @@ impl World {
             lease_ms: 0,
             labels: labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect(),
             application: "shop".into(),
-            version: "1".into(),
+            version: self.version.clone(),
+            version_since: 0,
             modules: self.program.clone(),
             cordoned: false,
             draining: false,
             left: false,
         };
-        self.command(Command::Register { node: name.clone(), record });
+        self.command(Command::Register { node: name.clone(), record, brings: BTreeMap::new(), compared: 0 });
         let observed = Observed {
             standing: Standing::Ready,
             serves: BTreeSet::new(),
