@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     checkpoint::Checkpoints,
     core::{Command, Core, Event, InstanceId, Tick},
-    transfer::{Installed, Offer, Offers, Taking},
+    transfer::{Installed, Offer, Offers, Taking, Untaken},
 };
 use crate::{
     call::{
@@ -496,7 +496,9 @@ impl Driver {
                     taking.tell(digest).await;
                     Event::Look
                 }
-                Err(error) => {
+                // This node's log tells what becomes of the instance.
+                Err(Untaken::Over) => Event::Look,
+                Err(Untaken::Failed(error)) => {
                     tracing::warn!(%module, from = %taking.from, error, "the state was not taken");
                     Event::Failed { module, id, error }
                 }

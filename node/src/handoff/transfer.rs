@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, transport::Endpoint};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Endpoint};
 
 use super::core::{Event, InstanceId};
 use crate::{
@@ -175,11 +175,16 @@ impl Handoff for Source {
         giving.spawn(async move {
             let to = out.to.clone();
             let giving = offer.over.run_until_cancelled(offer.give(out, requests, &begin)).await;
-            if let Err(status) = giving.unwrap_or_else(|| Err(Status::aborted("the move is over"))) {
-                tracing::warn!(module = %offer.module, to = %offer.to, error = status.message(), "a state was not handed over");
-                // The target may have gone.
-                let _ = to.send(Err(status)).await;
-            }
+            let status = match giving {
+                Some(Ok(())) => return,
+                Some(Err(status)) => {
+                    tracing::warn!(module = %offer.module, to = %offer.to, error = status.message(), "a state was not handed over");
+                    status
+                }
+                None => Status::not_found(OVER),
+            };
+            // The target may have gone.
+            let _ = to.send(Err(status)).await;
         });
         drop(giving);
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
@@ -296,6 +301,17 @@ fn failed(error: &BoxError) -> Status {
     Status::aborted(with_causes(&**error))
 }
 
+/// What a source says of a move that its log shows to be over. With a code of its own: `NOT_FOUND`.
+const OVER: &str = "the move is over";
+
+/// Why a target has no state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Untaken {
+    /// The move is over, as this node's log will show: nothing has failed.
+    Over,
+    Failed(String),
+}
+
 /// What a target takes, and from where.
 #[derive(Debug)]
 pub(crate) struct Taking {
@@ -328,8 +344,11 @@ impl Taking {
     /// A source that can't be reached or gives it up, a state that does not arrive whole, a module that refuses it.
     /// # Cancel safety
     /// Dropping the future spoils the instance.
-    pub(crate) async fn take(&self) -> Result<Option<String>, String> {
-        self.try_take().await.map_err(|status| status.message().to_owned())
+    pub(crate) async fn take(&self) -> Result<Option<String>, Untaken> {
+        self.try_take().await.map_err(|status| match status.code() {
+            Code::NotFound => Untaken::Over,
+            _ => Untaken::Failed(status.message().to_owned()),
+        })
     }
 
     async fn event(&self, event: Event) {
@@ -495,5 +514,72 @@ impl Taking {
             Some(Step::Noted(Noted {})) => Ok(()),
             _ => Err(Status::aborted("the source sent something out of turn")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, pin::pin};
+
+    use outpost_proto::cluster::v1::handoff_server::HandoffServer;
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+
+    use super::*;
+    use crate::call::dedupe::Bounds;
+
+    #[tokio::test]
+    async fn that_a_move_is_over_is_no_failure_of_its_target() {
+        let [module, me] = ["cart", "b"].map(str::to_owned);
+        let (module, node) = (ModuleName::parse(&module).unwrap(), NodeId::parse(&me).unwrap());
+        let me = Incarnation { node, generation: 1 };
+        let ((installed, _installed), (_empty, empty)) = (mpsc::channel(1), watch::channel(0));
+        let offer = Arc::new(Offer {
+            module: module.clone(),
+            id: 1,
+            of: 7,
+            to: me.clone(),
+            state: None,
+            replies: Dedupe::new(module.clone(), Bounds { entries: 1, bytes: 1 << 20 }, 1 << 20),
+            empty,
+            over: CancellationToken::new(),
+            installed,
+            limit: 1 << 20,
+            sent: Mutex::default(),
+        });
+        let offers = Arc::new(Offers::default());
+        offers.set(BTreeMap::from([(module.clone(), Arc::clone(&offer))]));
+        let (_cluster, cluster) = watch::channel("c".to_owned());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::builder().add_service(HandoffServer::new(Source::new(offers, cluster)));
+        let mut serving = JoinSet::new();
+        serving.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+        let (events, mut told) = mpsc::channel(4);
+        let taking = Taking {
+            cluster: "c".to_owned(),
+            module,
+            id: 2,
+            events,
+            of: 7,
+            me,
+            from: NodeId::parse("a").unwrap(),
+            address,
+            trust: Trust::default(),
+            state: None,
+            replies: Arc::clone(&offer.replies),
+            ready: false,
+            progress: Arc::default(),
+            limit: 1 << 20,
+        };
+        let mut taken = pin!(taking.take());
+        tokio::select! {
+            taken = &mut taken => panic!("{taken:?}"),
+            event = told.recv() => assert!(matches!(event, Some(Event::Copied { .. })), "{event:?}"),
+        }
+        offer.over.cancel();
+        assert_eq!(taken.await, Err(Untaken::Over));
     }
 }
