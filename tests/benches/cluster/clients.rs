@@ -98,7 +98,7 @@ async fn work(client: usize, channel: Channel, manner: Manner, calls: Arc<Mutex<
 }
 
 /// The code, and whether the framework says that the module may have run.
-fn kind(status: &Status) -> String {
+pub(crate) fn kind(status: &Status) -> String {
     let outcome = status.metadata().get("outpost-outcome").and_then(|outcome| outcome.to_str().ok());
     format!("{:?} ({})", status.code(), outcome.unwrap_or("no outcome"))
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cargo bench -p outpost-tests --bench cluster                # all of it, in a few minutes
-//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: remote, hop, move, state, drain, new, crash, idle,
-//!                                                             # many
+//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: remote, hop, shop, move, state, drain, new, rollout,
+//!                                                             # crash, idle, many
 //! cargo bench -p outpost-tests --bench cluster -- many 300    # 100 nodes in one process, then 300
 //! ```
 //!
@@ -26,6 +26,7 @@ mod plots;
 mod proxies;
 mod remote;
 mod report;
+mod rollout;
 mod shop;
 mod state;
 
@@ -72,7 +73,7 @@ fn main() {
                 let what = words.next().expect("--serve takes what to serve");
                 return if what.contains(' ') { shop::serve(&what) } else { remote::serve(&what) };
             }
-            "remote" | "hop" | "shop" | "move" | "state" | "drain" | "new" | "crash" | "idle" | "many" => {
+            "remote" | "hop" | "shop" | "move" | "state" | "drain" | "new" | "rollout" | "crash" | "idle" | "many" => {
                 parts.push(word)
             }
             "--sealed" => plan.sealed = true,
@@ -83,7 +84,9 @@ fn main() {
                 plan.loads.push((number(Some(bytes.to_owned())), number(Some(in_flight.to_owned()))));
             }
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
-            _ => panic!("`{word}` is no part of this: remote, hop, shop, move, state, drain, new, crash, idle, many"),
+            _ => panic!(
+                "`{word}` is no part of this: remote, hop, shop, move, state, drain, new, rollout, crash, idle, many"
+            ),
         }
     }
     if plan.loads.is_empty() {
@@ -115,6 +118,9 @@ fn main() {
     }
     if wanted("new") {
         new::run(&plan, &mut report);
+    }
+    if wanted("rollout") {
+        rollout::run(&plan, &mut report);
     }
     if wanted("crash") {
         crash::run(&plan, &mut report);

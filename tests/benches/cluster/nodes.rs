@@ -199,8 +199,8 @@ impl Nodes {
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         let mut own = vec![format!("node.name={name}"), "cluster.listen=127.0.0.1:0".into(), "log.format=json".into()];
         // The first one founds the cluster.
-        if let Some(first) = self.nodes.get("node-1") {
-            own.push(format!("cluster.seeds=[\"{}\"]", first.cluster));
+        if let Some(other) = self.nodes.values().next() {
+            own.push(format!("cluster.seeds=[\"{}\"]", other.cluster));
         }
         for setting in own.iter().chain(&self.settings).chain(settings) {
             command.args(["--set", setting]);
