@@ -25,8 +25,8 @@ use std::{
     time::Duration,
 };
 
-use front::Callers;
 pub(crate) use front::Front;
+use front::{Callers, Ending};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -45,7 +45,7 @@ use crate::{
     config::IngressSettings,
     gather::Gathered,
     net::{TcpListener, TcpStream},
-    trust::{Accepted, Acceptor, Until},
+    trust::{Accepted, Acceptor, Passes, Until},
 };
 
 /// How long nothing must have been written, once no call is in flight, for a stop to close what connections are left.
@@ -271,7 +271,7 @@ impl Connection {
             return;
         }
         let peer_address = stream.connect_info().remote_addr();
-        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::Open).await };
+        let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::default()).await };
         let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
             Some(Ok(Ok((stream, accepted, until)))) => self.serve_http(stream, accepted, until).await,
@@ -288,18 +288,12 @@ impl Connection {
         }
     }
 
-    async fn serve_http<S>(self, stream: S, accepted: Option<Accepted>, until: Until)
+    async fn serve_http<S>(self, stream: S, accepted: Option<Accepted>, mut until: Until)
     where
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let service = self.front.for_connection(stream.connect_info(), accepted);
-        let mut expired = pin!(async {
-            match until {
-                Until::NoMore(left) | Until::Closed(left) => tokio::time::sleep(left).await,
-                Until::Open => pending().await,
-            }
-        });
-        let mut goes_on = true;
+        let ending = Ending::default();
+        let service = self.front.for_connection(stream.connect_info(), accepted, ending.clone());
         let stream = Watched::new(stream, self.preface_timeout, self.written);
         let stream = TokioIo::new(Gathered::new(stream));
         let mut connection = pin!(self.http.serve_connection(stream, service));
@@ -314,15 +308,16 @@ impl Connection {
                     return;
                 }
                 () = self.cut.cancelled() => return,
-                () = expired.as_mut(), if goes_on => {
-                    if matches!(until, Until::Closed(_)) {
-                        tracing::info!("closed a connection, since the certificate that was shown on it has expired");
+                passes = until.passes() => match passes {
+                    Passes::NoMore => {
+                        ending.0.cancel();
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Passes::Over => {
+                        tracing::info!("closed a connection, since a certificate that was shown on it is not good any more");
                         return;
                     }
-                    // Its calls are refused from now on; those that are under way may end.
-                    goes_on = false;
-                    connection.as_mut().graceful_shutdown();
-                }
+                },
                 () = stopping => {
                     told = true;
                     connection.as_mut().graceful_shutdown();

@@ -17,10 +17,13 @@ mod client;
 mod files;
 pub(crate) mod operators;
 pub(crate) mod policy;
+#[cfg(test)]
+pub(crate) mod realm;
 #[cfg_attr(feature = "simulation", expect(dead_code, reason = "a simulated machine hands on messages as they are"))]
 pub(crate) mod sealed;
 mod tls;
 pub(crate) mod tokens;
+mod until;
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -45,9 +48,9 @@ use tokio_rustls::{
 };
 use tokio_util::either::Either;
 use tonic::{Request, Status, transport::Uri};
+pub(crate) use until::{Passes, Until};
 
 use crate::{
-    clock,
     config::{AdminSettings, ClientCertificates, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
@@ -133,15 +136,16 @@ impl Trust {
     ///
     /// # Errors
     /// What the system or TLS said, or that somebody else is there.
-    pub(crate) async fn connect(&self, address: SocketAddr, node: Option<&NodeId>) -> io::Result<Stream> {
+    pub(crate) async fn connect(&self, address: SocketAddr, node: Option<&NodeId>) -> io::Result<(Stream, Until)> {
         let stream = TcpStream::connect(address).await?;
         // A small request must not wait for the next one to fill a packet.
         stream.set_nodelay(true)?;
-        let Some(credentials) = &self.0 else { return Ok(Either::Left(stream)) };
-        let credentials = credentials.current();
+        let Some(files) = &self.0 else { return Ok((Either::Left(stream), Until::default())) };
+        let (changes, credentials) = (files.changes(), files.current());
         let connector = TlsConnector::from(Arc::clone(&credentials.client));
         let stream = connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map_err(in_words)?;
-        let peer = mutual::peer(stream.get_ref().1.peer_certificates(), &credentials.identity).map_err(refused)?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
         if let Some(node) = node
             && peer.node() != Some(node.as_str())
         {
@@ -150,7 +154,13 @@ impl Trust {
         if peer.node().is_none() {
             return Err(refused(format!("{peer} is there, which is no node")));
         }
-        Ok(Either::Right(TlsStream::Client(stream)))
+        let until = Until::between(files, changes, &credentials, shown);
+        Ok((Either::Right(TlsStream::Client(stream)), until))
+    }
+
+    /// How often what this node shows or believes has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |credentials| *credentials.changes().borrow())
     }
 
     /// The same as what tonic's endpoints connect by.
@@ -163,7 +173,7 @@ impl Trust {
         let trust = self.clone();
         tower::service_fn(move |_: Uri| {
             let (trust, node) = (trust.clone(), node.clone());
-            async move { trust.connect(address, node.as_ref()).await.map(TokioIo::new) }
+            async move { trust.connect(address, node.as_ref()).await.map(|(stream, _)| TokioIo::new(stream)) }
         })
     }
 }
@@ -368,18 +378,6 @@ pub(crate) enum Accepted {
     Client(Certified),
 }
 
-/// What is to be done when the certificate that was shown expires. Nodes' connections go on: they end with the node, or when
-/// it has to make new ones.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Until {
-    /// Nothing.
-    Open,
-    /// After that, no more calls; those that are under way go on.
-    NoMore(Duration),
-    /// After that, nothing goes on.
-    Closed(Duration),
-}
-
 /// Lets a node speak for itself, and for nobody else.
 ///
 /// # Errors
@@ -456,32 +454,32 @@ impl Acceptor {
         &self,
         stream: TcpStream,
     ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
-        let left = |expires: Duration| expires.saturating_sub(Duration::from_millis(clock::wall().0));
-        let (credentials, tokens) = match &self.0 {
+        let (files, tokens) = match &self.0 {
             Kind::Clients(config) => {
                 let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
                 let Some(shown) = stream.get_ref().1.peer_certificates() else {
-                    return Ok((stream, None, Until::Open));
+                    return Ok((stream, None, Until::default()));
                 };
                 let mutual::Shown { name, expires } = mutual::shown(shown).map_err(refused)?;
-                let until = Until::NoMore(left(expires));
+                let until = Until::no_more(expires);
                 let client = Certified { client: Arc::new(Client::new(Some(name), None)), expires };
                 return Ok((stream, Some(Accepted::Client(client)), until));
             }
-            Kind::Nodes(credentials) => (credentials.current(), false),
-            Kind::Operators(credentials, admission) => (credentials.current(), admission.takes_tokens()),
+            Kind::Nodes(files) => (files, false),
+            Kind::Operators(files, admission) => (files, admission.takes_tokens()),
         };
+        let (changes, credentials) = (files.changes(), files.current());
         let config = if tokens { &credentials.lenient } else { &credentials.server };
         let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await.map_err(in_words)?;
         let shown = stream.get_ref().1.peer_certificates();
         if tokens && shown.is_none() {
             // Each call has to show one.
-            return Ok((stream, None, Until::Open));
+            return Ok((stream, None, Until::default()));
         }
         let peer = mutual::peer(shown, &credentials.identity).map_err(refused)?;
         let until = match &self.0 {
-            Kind::Operators(..) => mutual::expires(shown).map_or(Until::Open, |expires| Until::Closed(left(expires))),
-            _ => Until::Open,
+            Kind::Operators(..) => Until::shown(files, changes, shown),
+            _ => Until::between(files, changes, &credentials, shown),
         };
         let may =
             matches!((&self.0, &peer.role), (Kind::Nodes(_), Role::Node(_)) | (Kind::Operators(..), Role::Operator(_)));

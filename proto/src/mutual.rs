@@ -38,6 +38,7 @@ pub struct Credentials {
     pub lenient: Arc<ServerConfig>,
     /// For who makes them.
     pub client: Arc<ClientConfig>,
+    signed: Signed,
 }
 
 /// Which of the three texts that credentials are made of.
@@ -120,9 +121,16 @@ impl Credentials {
         };
         let [clients, lenient] = verifiers;
         let (server, lenient) = (server(clients)?, server(lenient)?);
-        let client = client(provider, signed)?.with_client_auth_cert(chain, key)?;
+        let client = client(provider, signed.clone())?.with_client_auth_cert(chain, key)?;
         let renew = from + expires.saturating_sub(from) * 2 / 3;
-        Ok(Self { identity, expires, renew, server, lenient, client: finished(client) })
+        Ok(Self { identity, expires, renew, server, lenient, client: finished(client), signed })
+    }
+
+    /// Whether who has shown these certificates before would be believed `now` (since 1970), too.
+    #[must_use]
+    pub fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool {
+        let [certificate, intermediates @ ..] = shown else { return false };
+        self.signed.verify(certificate, intermediates, UnixTime::since_unix_epoch(now)).is_ok()
     }
 }
 
@@ -323,7 +331,7 @@ pub fn refused(error: &io::Error) -> Option<String> {
 }
 
 /// Believes servers that an authority has signed, whatever their name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Signed {
     roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,

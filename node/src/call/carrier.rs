@@ -54,8 +54,12 @@ struct Calls {
     put: u64,
     taken: u64,
     waiting: HashMap<u64, Waiting>,
+    /// Answers that wait at the other node, for as long as this stream goes on.
+    parcels: usize,
     /// Of the connection, when it waits for a frame.
     waker: Option<Waker>,
+    /// There is another stream for new calls: this one ends with the last of its own.
+    retired: bool,
     closed: bool,
 }
 
@@ -67,13 +71,14 @@ struct Waiting {
 }
 
 impl Carrier {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+    fn takes_calls(&self) -> bool {
+        let calls = self.lock();
+        !calls.closed && !calls.retired
     }
 
     /// Whether a connection is as it should be: its stream takes calls, or the peer knows of none.
     pub(crate) fn is_good(this: &Option<Self>) -> bool {
-        this.as_ref().is_none_or(|carrier| !carrier.is_closed())
+        this.as_ref().is_none_or(Self::takes_calls)
     }
 
     /// Makes a call; its id is given here. `None` where the stream has ended, or has enough to carry.
@@ -84,7 +89,11 @@ impl Carrier {
         let (sender, answer) = oneshot::channel();
         let (id, waker) = {
             let mut calls = self.lock();
-            if calls.closed || calls.waiting.len() >= MOST_WAITING || calls.outbox.len() >= 2 * MOST_WAITING {
+            if calls.closed
+                || calls.retired
+                || calls.waiting.len() >= MOST_WAITING
+                || calls.outbox.len() >= 2 * MOST_WAITING
+            {
                 return None;
             }
             calls.last += 1;
@@ -101,17 +110,6 @@ impl Carrier {
         let ended = answer.await;
         given_up.id = None;
         Some(ended.unwrap_or_else(|_| Ended::Broken("the stream ended".to_owned())))
-    }
-
-    /// Tells the other node that nobody waits for the answer.
-    fn cancelled(&self, id: u64) {
-        let waker = {
-            let mut calls = self.lock();
-            if calls.closed { None } else { calls.put(carry_request::Frame::Cancelled(id)) }
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 
     /// What is to be sent: for the stream of requests.
@@ -131,10 +129,14 @@ impl Carrier {
                         self.end(answer.id, Ended::Answered(answer));
                     }
                     carry_response::Frame::Parcel(CarriedParcel { id, token }) => {
-                        let unfetched = Unfetched { carrier: self.clone(), id: Some(id) };
+                        self.lock().parcels += 1;
+                        let unfetched = Unfetched { carrier: self.clone(), id, fetched: false };
                         self.end(id, Ended::Parcel { token, unfetched });
                     }
-                    carry_response::Frame::Last(id) => last = Some(id),
+                    carry_response::Frame::Last(id) => {
+                        last = Some(id);
+                        self.end_after(id);
+                    }
                 },
                 // Of a later version.
                 Some(Ok(CarryResponse { frame: None })) => {}
@@ -147,9 +149,46 @@ impl Carrier {
     }
 
     fn end(&self, id: u64, ended: Ended) {
-        let waiting = self.lock().waiting.remove(&id);
+        let (waiting, waker) = {
+            let mut calls = self.lock();
+            let waiting = calls.waiting.remove(&id);
+            (waiting, calls.end_if_done())
+        };
         // It may have been given up in this moment.
         let _ = waiting.map(|waiting| waiting.answer.send(ended));
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The other node takes no calls after this one.
+    fn end_after(&self, last: u64) {
+        let (after, waker) = {
+            let mut calls = self.lock();
+            calls.retired = true;
+            let after: Vec<Waiting> =
+                calls.waiting.extract_if(|id, _| *id > last).map(|(_, waiting)| waiting).collect();
+            (after, calls.end_if_done())
+        };
+        for waiting in after {
+            let _ =
+                waiting.answer.send(Ended::NotRun("the other node takes no more calls on this connection".to_owned()));
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes no more calls, and closes once those that are under way are over.
+    pub(crate) fn retire(&self) {
+        let waker = {
+            let mut calls = self.lock();
+            calls.retired = true;
+            calls.end_if_done()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Ends all calls: the stream is no more. `last` is the last call that the other node took, if it has told.
@@ -177,6 +216,16 @@ impl Carrier {
 }
 
 impl Calls {
+    /// The end of the stream of requests is that of the stream.
+    #[must_use = "to be woken once the lock is released"]
+    fn end_if_done(&mut self) -> Option<Waker> {
+        if !self.retired || !self.waiting.is_empty() || self.parcels > 0 {
+            return None;
+        }
+        self.closed = true;
+        self.waker.take()
+    }
+
     #[must_use = "to be woken once the lock is released"]
     fn put(&mut self, frame: carry_request::Frame) -> Option<Waker> {
         self.put += 1;
@@ -196,7 +245,7 @@ impl Drop for GivenUp<'_> {
         let Some(id) = self.id else { return };
         let waker = {
             let mut calls = self.carrier.lock();
-            match calls.waiting.remove(&id) {
+            let told = match calls.waiting.remove(&id) {
                 None => None,
                 Some(_) if calls.closed => None,
                 Some(Waiting { place, .. }) => match place.checked_sub(calls.taken) {
@@ -210,7 +259,9 @@ impl Drop for GivenUp<'_> {
                     // As many as there were calls.
                     None => calls.put(carry_request::Frame::Cancelled(id)),
                 },
-            }
+            };
+            let done = calls.end_if_done();
+            told.or(done)
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -222,20 +273,31 @@ impl Drop for GivenUp<'_> {
 #[derive(Debug)]
 pub(crate) struct Unfetched {
     carrier: Carrier,
-    id: Option<u64>,
+    id: u64,
+    fetched: bool,
 }
 
 impl Unfetched {
     /// It is on its way.
     pub(crate) fn fetched(mut self) {
-        self.id = None;
+        self.fetched = true;
     }
 }
 
 impl Drop for Unfetched {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.carrier.cancelled(id);
+        let waker = {
+            let mut calls = self.carrier.lock();
+            calls.parcels -= 1;
+            let told = match self.fetched || calls.closed {
+                true => None,
+                false => calls.put(carry_request::Frame::Cancelled(self.id)),
+            };
+            let done = calls.end_if_done();
+            told.or(done)
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }
@@ -332,7 +394,7 @@ mod tests {
         assert!(matches!(sent.await, Some(Ended::Broken(_))), "it was taken, and has no answer");
         assert!(matches!(after_last.await, Some(Ended::NotRun(_))), "the peer says that it did not take it");
         assert!(matches!(left.await, Some(Ended::NotRun(_))), "it was not sent");
-        assert!(carrier.is_closed());
+        assert!(!carrier.takes_calls());
         assert!(carrier.call(frame()).await.is_none(), "it takes no more");
         assert!(next(&mut outbox).await.is_none(), "the stream of requests ends too");
     }

@@ -4,6 +4,8 @@
 //! (not used) ─ first call ─▶ connecting ─▶ up ─▶ (lost) ─▶ connecting ...
 //!                                └─ failed ─▶ down: calls are refused at once; tried again for ever, with a pause
 //! ```
+//! Where the certificates of a connection are at their end, or the peer takes no more calls on it, there is another for new
+//! calls, and it ends with those that it has.
 //!
 //! A request goes out as it came in: neither its body nor the answer's is decoded.
 
@@ -20,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header, uri, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
@@ -41,7 +43,11 @@ use super::{
 };
 #[cfg(feature = "simulation")]
 use crate::simulation;
-use crate::{gather::Gathered, id::NodeId, trust::Trust};
+use crate::{
+    gather::Gathered,
+    id::NodeId,
+    trust::{Passes, Trust, Until},
+};
 
 /// An address that answers does so within this.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -249,7 +255,7 @@ impl Link {
         *request.uri_mut() = uri.expect("a node's name is a host's");
         *request.version_mut() = Version::HTTP_2;
         placed::tell_way(request.headers_mut(), way);
-        let mut sender = match self.streams.get(|sender| !sender.is_closed()).await {
+        let mut sender = match self.streams.get(is_open).await {
             Ok(sender) => sender,
             Err(error) => return Err(Unanswered::NotSent(Box::new(request), error)),
         };
@@ -289,7 +295,12 @@ impl Link {
     }
 
     async fn keep_connected(self: Arc<Self>) {
-        tokio::join!(self.streams.keep(&self, connect_streams), self.carrier.keep(&self, connect_carrier));
+        // A connection ends by itself when nobody has its sender any more.
+        let streams = self.streams.keep(&self, connect_streams, is_open, drop);
+        let carried = self.carrier.keep(&self, connect_carrier, Carrier::is_good, |carrier| {
+            carrier.inspect(Carrier::retire);
+        });
+        tokio::join!(streams, carried);
     }
 }
 
@@ -329,20 +340,51 @@ impl<T: Clone> Kept<T> {
         }
     }
 
-    /// Keeps it, from when it is first wanted. `connect` gives what is up, and what has to run meanwhile.
-    async fn keep(&self, link: &Link, connect: for<'a> fn(&'a Link) -> Connecting<'a, T>) {
+    /// Keeps it, from when it is first wanted. `connect` makes one; of one that is not good, or is at its end, there is soon
+    /// another, and then it is told to `retire`.
+    async fn keep(
+        &self,
+        link: &Link,
+        connect: for<'a> fn(&'a Link) -> Connecting<'a, T>,
+        is_good: fn(&T) -> bool,
+        retire: fn(T),
+    ) {
         // However this ends, nobody waits for it any more.
         let _ending = Ending(self);
         self.wanted.notified().await;
         let mut pause = FIRST_PAUSE;
+        // Connections with calls under way, and the one that is used until there is another.
+        let mut leaving = FuturesUnordered::new();
+        let mut last: Option<T> = None;
         loop {
-            match connect(link).await {
-                Ok((up, connection)) => {
+            match beside(&mut leaving, connect(link)).await {
+                Ok(Made { up, mut connection, mut until }) => {
                     tracing::debug!(peer_node_id = %link.node, address = %link.address, "connected");
                     let since = Instant::now();
-                    self.state.send_replace(State::Up(up));
-                    // Of a panic no more is known than that the connection is gone.
-                    let error = AssertUnwindSafe(connection).catch_unwind().await.unwrap_or(None);
+                    self.state.send_replace(State::Up(up.clone()));
+                    last.take().into_iter().for_each(retire);
+                    let ended = loop {
+                        tokio::select! {
+                            biased;
+                            // Of a panic no more is known than that the connection is gone.
+                            error = AssertUnwindSafe(&mut connection).catch_unwind() => break Some(error.unwrap_or(None)),
+                            Some(()) = leaving.next() => {}
+                            passes = until.passes() => match passes {
+                                Passes::NoMore => break None,
+                                Passes::Over => break Some(Some(OVER.to_owned())),
+                            },
+                            // The peer wants no more calls, and has some of before.
+                            () = self.wanted.notified() => if !is_good(&up) {
+                                break None;
+                            },
+                        }
+                    };
+                    let Some(error) = ended else {
+                        tracing::debug!(peer_node_id = %link.node, "the connection is to be replaced");
+                        leaving.push(run_out(connection, until));
+                        last = Some(up);
+                        continue;
+                    };
                     tracing::debug!(peer_node_id = %link.node, error = error.as_deref(), "the connection ended");
                     if since.elapsed() >= LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
@@ -355,11 +397,15 @@ impl<T: Clone> Kept<T> {
                 }
                 Err(error) => {
                     tracing::debug!(peer_node_id = %link.node, address = %link.address, error, "can't connect");
-                    self.state.send_replace(State::Down(error.into()));
+                    // What was replaced in good time will do for a while.
+                    if !last.as_ref().is_some_and(is_good) {
+                        last.take().into_iter().for_each(retire);
+                        self.state.send_replace(State::Down(error.into()));
+                    }
                 }
             }
             // Not all nodes that lost a peer should come back to it at once.
-            sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            beside(&mut leaving, sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -377,11 +423,47 @@ impl<T: Clone> Drop for Ending<'_, T> {
     }
 }
 
+const OVER: &str = "a certificate that was shown is not good any more";
+
+/// Waits for something while connections go on.
+async fn beside<T>(leaving: &mut FuturesUnordered<BoxFuture<'static, ()>>, waited: impl Future<Output = T>) -> T {
+    let mut waited = pin!(waited);
+    loop {
+        tokio::select! {
+            waited = &mut waited => return waited,
+            Some(()) = leaving.next() => {}
+        }
+    }
+}
+
+/// Lets a connection go on until it ends by itself, or has to. (Streams of one call each are with a task of hyper's, and end
+/// with their calls, or when the other node closes the connection.)
+fn run_out(connection: Connection, mut until: Until) -> BoxFuture<'static, ()> {
+    let over = async move { while until.passes().await != Passes::Over {} };
+    async move {
+        tokio::select! {
+            _ = AssertUnwindSafe(connection).catch_unwind() => {}
+            () = over => {}
+        }
+    }
+    .boxed()
+}
+
+fn is_open(sender: &Sender) -> bool {
+    !sender.is_closed()
+}
+
 /// What has to run for as long as a connection is used; why it ended.
 type Connection = BoxFuture<'static, Option<String>>;
 
-/// What is up, and what has to run meanwhile.
-type Connecting<'a, T> = BoxFuture<'a, Result<(T, Connection), String>>;
+/// What is up, what has to run meanwhile, and for how long it may.
+struct Made<T> {
+    up: T,
+    connection: Connection,
+    until: Until,
+}
+
+type Connecting<'a, T> = BoxFuture<'a, Result<Made<T>, String>>;
 
 /// Makes a connection for streams of one call each.
 fn connect_streams(link: &Link) -> Connecting<'_, Sender> {
@@ -393,8 +475,8 @@ fn connect_carrier(link: &Link) -> Connecting<'_, Option<Carrier>> {
     open_carrier(link).boxed()
 }
 
-async fn open_carrier(link: &Link) -> Result<(Option<Carrier>, Connection), String> {
-    let (sender, mut connection) = connect(link).await?;
+async fn open_carrier(link: &Link) -> Result<Made<Option<Carrier>>, String> {
+    let Made { up: sender, mut connection, until } = connect(link).await?;
     let carrier = Carrier::default();
     let origin = Uri::builder().scheme("http").authority(link.address.to_string()).path_and_query("/").build();
     let mut client = LinkClient::with_origin(Over(sender), origin.map_err(|error| error.to_string())?);
@@ -404,7 +486,7 @@ async fn open_carrier(link: &Link) -> Result<(Option<Carrier>, Connection), Stri
             Ok(Ok(answers)) => answers.into_inner(),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 // Kept, so that its end tells when there may be another version of the node.
-                return Ok((None, holding(client, connection).boxed()));
+                return Ok(Made { up: None, connection: holding(client, connection).boxed(), until });
             }
             Ok(Err(status)) => return Err(status.message().to_owned()),
             Err(_) => return Err(format!("no answer within {}", humantime::format_duration(CONNECT_LIMIT))),
@@ -420,16 +502,17 @@ async fn open_carrier(link: &Link) -> Result<(Option<Carrier>, Connection), Stri
         let why = tokio::select! {
             biased;
             why = &mut taking => why,
-            error = &mut connection => {
+            error = &mut connection => match error {
                 // What has arrived before the end counts.
-                let why = taking.now_or_never();
-                why.unwrap_or_else(|| error.unwrap_or_else(|| "the connection ended".to_owned()))
+                Some(error) => taking.now_or_never().unwrap_or(error),
+                // The other node wants no more streams on it, and ends this one when its calls are over.
+                None => taking.await,
             }
         };
         carrier.close(None, &why);
         Some(why)
     };
-    Ok((Some(carrier), running.boxed()))
+    Ok(Made { up: Some(carrier), connection: running.boxed(), until })
 }
 
 /// A connection that nobody can send a request on ends.
@@ -465,10 +548,11 @@ impl tower::Service<slot::Request> for Over {
     }
 }
 
-async fn connect(link: &Link) -> Result<(Sender, Connection), String> {
+async fn connect(link: &Link) -> Result<Made<Sender>, String> {
     let connecting = async {
-        let stream = link.trust.connect(link.address, Some(&link.node)).await.map_err(|error| error.to_string())?;
-        http2::Builder::new(TokioExecutor::new())
+        let connected = link.trust.connect(link.address, Some(&link.node)).await;
+        let (stream, until) = connected.map_err(|error| error.to_string())?;
+        let (up, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -477,12 +561,12 @@ async fn connect(link: &Link) -> Result<(Sender, Connection), String> {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(Gathered::new(stream)))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        let connection = connection.map(|ended| ended.err().map(|error| error.to_string())).boxed();
+        Ok(Made { up, connection, until })
     };
     match timeout(CONNECT_LIMIT, connecting).await {
-        Ok(connected) => connected.map(|(sender, connection)| {
-            (sender, connection.map(|ended| ended.err().map(|error| error.to_string())).boxed())
-        }),
+        Ok(connected) => connected,
         Err(_) => Err(format!("no connection within {}", humantime::format_duration(CONNECT_LIMIT))),
     }
 }

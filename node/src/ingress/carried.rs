@@ -30,7 +30,7 @@ use tokio_stream::Stream;
 use tokio_util::task::JoinMap;
 use tonic::{Request, Response, Status, Streaming, body::Body};
 
-use super::front::Front;
+use super::front::{Ending, Front};
 use crate::{
     call::{frame, link::PARCELS},
     status::CallError,
@@ -120,7 +120,8 @@ impl Link for Carried {
 
     async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
         let (to, answers) = mpsc::channel(QUEUE);
-        let serving = serve(request.into_inner(), Arc::clone(&self.front), to).boxed();
+        let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
+        let serving = serve(request.into_inner(), Arc::clone(&self.front), ending, to).boxed();
         Ok(Response::new(Answers::new(answers, serving)))
     }
 }
@@ -199,8 +200,9 @@ async fn send(to: &Sender, frame: carry_response::Frame) {
     let _ = to.send(CarryResponse { frame: Some(frame) }).await;
 }
 
-/// Serves a stream until the other node ends it; or until this one takes no more calls, and those that it has are over.
-async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender) {
+/// Serves a stream until the other node ends it; or until this one takes no more calls, or none on this connection, and those
+/// that it has are over.
+async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(ending): Ending, to: Sender) {
     let mut running: JoinMap<u64, ()> = JoinMap::new();
     let mut quick = Quick::default();
     let mut last = 0;
@@ -221,6 +223,8 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
             // Who waits for the end of a call pays for it.
             Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
             frame = calls.message(), if running.len() < MOST_RUNNING => match frame {
+                // The other node knows that it was not taken.
+                Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Call(_)) })) if ending.is_cancelled() => {}
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Call(call)) })) => {
                     let id = call.id;
                     last = last.max(id);
@@ -252,6 +256,11 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, to: Sender
                 Ok(None) | Err(_) => return,
             },
             () = &mut refusing, if open => open = false,
+            () = ending.cancelled(), if open => {
+                open = false;
+                // What comes after that is made elsewhere at once, however long the others take.
+                send(&to, carry_response::Frame::Last(last)).await;
+            }
         }
     }
 }
@@ -384,7 +393,10 @@ mod tests {
         id::NodeId,
         ingress::Server,
         net::TcpListener,
-        trust::Trust,
+        trust::{
+            Acceptor, Trust,
+            realm::{self, Realm},
+        },
     };
 
     /// Answers as the method's name says.
@@ -443,6 +455,11 @@ mod tests {
 
     /// Another node; one that `carries`, or an earlier version.
     async fn peer(carries: bool) -> Peer {
+        peer_with(carries, &Trust::default(), Trust::default()).await
+    }
+
+    /// The same, where both show something.
+    async fn peer_with(carries: bool, theirs: &Trust, ours: Trust) -> Peer {
         let (sender, held) = watch::channel(0);
         let service = Arc::new(Slot::built_in("test.Service", Box::new(Service { held: sender })));
         let mut front = Front::for_nodes(Arc::new(Table::new([Arc::clone(&service)])));
@@ -452,8 +469,9 @@ mod tests {
             front = front.with(Arc::new(Table::new([service, link])));
         }
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
-        let server = Server::start(listener, None, front.clone(), &Settings::default().for_nodes());
-        let links = Links::new(Trust::default());
+        let acceptor = Acceptor::for_nodes(theirs);
+        let server = Server::start(listener, acceptor, front.clone(), &Settings::default().for_nodes());
+        let links = Links::new(ours);
         let link = links.to(&NodeId::parse("peer").unwrap(), server.address);
         Peer { server, front, held, links, link }
     }
@@ -482,6 +500,125 @@ mod tests {
             let (fields, answer, ok) = call(&peer.link, "Fields", Bytes::from_static(b"x")).await.unwrap();
             assert_eq!((fields["x-large"].len(), &*answer, ok), (9 << 10, &b"x"[..], true), "{carries}");
             assert_eq!(peer.front.parcels().lock().len(), 0, "what was fetched is gone");
+        }
+    }
+
+    /// As long as anything may take that is to be seen.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Calls again and again until so many connections are open at the other node. A call may be answered that it was not run;
+    /// none is lost.
+    async fn call_until(peer: &Peer, connections: impl Fn(usize) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !connections(peer.server.connections.load(Ordering::Relaxed)) {
+            assert!(Instant::now() < end, "{:?} connections", peer.server.connections);
+            match call(&peer.link, "Echo", Bytes::from_static(b"x")).await {
+                Ok((_, answer, ok)) => assert!(answer == b"x"[..] && ok),
+                Err(Unanswered::NotRun(_) | Unanswered::NotSent(..)) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    const A_DAY: Duration = Duration::from_secs(86_400);
+
+    #[tokio::test]
+    async fn a_new_certificate_of_either_side_is_shown_on_another_connection_and_no_call_is_lost() {
+        for renewed in ["here", "there"] {
+            let realm = Realm::new();
+            let (ours, theirs) = (realm.trust("here"), realm.trust("peer"));
+            let mut peer = peer_with(true, &theirs, ours.clone()).await;
+            let link = Arc::clone(&peer.link);
+            let mut calling = Box::pin(call(&link, "Hold", Bytes::new()));
+            tokio::select! {
+                answer = &mut calling => panic!("{answer:?}"),
+                held = peer.held.wait_for(|held| *held == 1) => drop(held.unwrap()),
+            }
+            call_until(&peer, |connections| connections == 1).await;
+            let (node, trust) = if renewed == "here" { ("here", &ours) } else { ("peer", &theirs) };
+            realm.issue(node, A_DAY);
+            realm::follow(trust);
+            // The call that is under way keeps the old one.
+            tokio::select! {
+                answer = &mut calling => panic!("{renewed}: {answer:?}"),
+                () = call_until(&peer, |connections| connections == 2) => {}
+            }
+            assert_eq!(*peer.held.borrow(), 1);
+            drop(calling);
+            peer.held.wait_for(|held| *held == 0).await.unwrap();
+            call_until(&peer, |connections| connections == 1).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_on_streams_of_their_own_go_over_too() {
+        let realm = Realm::new();
+        let (ours, theirs) = (realm.trust("here"), realm.trust("peer"));
+        // An earlier version: each call has a stream.
+        let mut peer = peer_with(false, &theirs, ours).await;
+        let link = Arc::clone(&peer.link);
+        let mut calling = Box::pin(call(&link, "Hold", Bytes::new()));
+        tokio::select! {
+            answer = &mut calling => panic!("{answer:?}"),
+            held = peer.held.wait_for(|held| *held == 1) => drop(held.unwrap()),
+        }
+        let before = peer.server.connections.load(Ordering::Relaxed);
+        realm.issue("peer", A_DAY);
+        realm::follow(&theirs);
+        tokio::select! {
+            answer = &mut calling => panic!("{answer:?}"),
+            () = call_until(&peer, |connections| connections > before) => {}
+        }
+        assert_eq!(*peer.held.borrow(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_the_certificate_of_either_side() {
+        for expires in ["here", "peer"] {
+            let realm = Realm::new();
+            let soon = |node| if node == expires { Duration::from_secs(3) } else { A_DAY };
+            let [ours, theirs] = ["here", "peer"].map(|node| realm.trust_for(node, soon(node)));
+            let peer = peer_with(true, &theirs, ours).await;
+            call(&peer.link, "Echo", Bytes::new()).await.unwrap();
+            let end = Instant::now() + PATIENCE;
+            let refused = loop {
+                assert!(Instant::now() < end, "{expires}");
+                match call(&peer.link, "Echo", Bytes::new()).await {
+                    Err(Unanswered::NotSent(_, why)) => break why,
+                    Ok(_) | Err(Unanswered::NotRun(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error) => panic!("{error:?}"),
+                }
+            };
+            assert!(!refused.is_empty(), "{refused}");
+            while peer.server.connections.load(Ordering::Relaxed) > 0 {
+                assert!(Instant::now() < end, "{expires}: it is open still");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_the_authority_of_the_other_side() {
+        let (realm, next) = (Realm::new(), Realm::new());
+        let (ours, theirs) = (realm.trust("here"), realm.trust("peer"));
+        let peer = peer_with(true, &theirs, ours).await;
+        call(&peer.link, "Echo", Bytes::new()).await.unwrap();
+        let both = format!("{}{}", realm.pem, next.pem);
+        let follow = |authorities: &str| {
+            realm.write("ca.pem", authorities);
+            realm::follow(&theirs);
+        };
+        follow(&both);
+        let [certificate, key] = next.issue("peer", A_DAY).map(|path| std::fs::read_to_string(path.unwrap()).unwrap());
+        realm.write("peer.pem", &certificate);
+        realm.write("peer.key", &key);
+        realm::follow(&theirs);
+        follow(&next.pem);
+        let end = Instant::now() + PATIENCE;
+        while !matches!(call(&peer.link, "Echo", Bytes::new()).await, Err(Unanswered::NotSent(..))) {
+            assert!(Instant::now() < end, "its calls are answered still");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

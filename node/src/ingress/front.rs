@@ -118,20 +118,25 @@ impl Front {
     }
 
     /// The service of one connection. `info` is what tonic knows as connect info: `Request::remote_addr` reads it.
-    /// `accepted` is who is at its other end, where that is known.
-    pub(super) fn for_connection<I>(&self, info: I, accepted: Option<Accepted>) -> Connected<I>
+    /// `accepted` is who is at its other end, where that is known; `ending` tells other nodes' calls of its end.
+    pub(super) fn for_connection<I>(&self, info: I, accepted: Option<Accepted>, ending: Ending) -> Connected<I>
     where
         I: Clone + Send + Sync + 'static,
     {
-        Connected { front: self.clone(), info, accepted }
+        Connected { front: self.clone(), info, accepted, ending }
     }
 }
+
+/// Cancelled once a connection is to have no more calls.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ending(pub(super) CancellationToken);
 
 #[derive(Clone)]
 pub(super) struct Connected<I> {
     front: Front,
     info: I,
     accepted: Option<Accepted>,
+    ending: Ending,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>> for Connected<I> {
@@ -142,8 +147,9 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         // Of a call that another node passes on, that node is not the caller.
-        if self.front.callers() == Callers::Clients {
-            request.extensions_mut().insert(self.info.clone());
+        match self.front.callers() {
+            Callers::Clients => drop(request.extensions_mut().insert(self.info.clone())),
+            Callers::Nodes => drop(request.extensions_mut().insert(self.ending.clone())),
         }
         match &self.accepted {
             Some(Accepted::Peer(peer)) => drop(request.extensions_mut().insert(peer.clone())),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::TrustError;
 
@@ -55,6 +56,8 @@ pub(super) struct FromFiles<T> {
     build: Build<T>,
     current: ArcSwap<T>,
     read: Mutex<Read>,
+    /// How often it has changed.
+    changes: watch::Sender<u64>,
 }
 
 /// What they hold may be secret.
@@ -82,7 +85,8 @@ impl<T> FromFiles<T> {
         let contents = files.iter().map(File::read).collect::<Result<Vec<_>, _>>()?;
         let built = build(&files, &contents)?;
         let read = Mutex::new(Read { digests: digests(&contents), seen: None, fault: None });
-        Ok(Self { files, build: Box::new(build), current: ArcSwap::from_pointee(built), read })
+        let (build, current) = (Box::new(build), ArcSwap::from_pointee(built));
+        Ok(Self { files, build, current, read, changes: watch::Sender::new(0) })
     }
 
     /// The same for a moment: costs no reference count.
@@ -92,6 +96,11 @@ impl<T> FromFiles<T> {
 
     pub(super) fn current(&self) -> Arc<T> {
         self.current.load_full()
+    }
+
+    /// Tells of changes from now on. What is current is to be read after this, or a change may be missed.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Looks at the files again.
@@ -114,6 +123,7 @@ impl<T> FromFiles<T> {
             Ok((digests, built)) => {
                 *read = Read { digests, seen: None, fault: None };
                 self.current.store(Arc::new(built));
+                self.changes.send_modify(|changes| *changes += 1);
                 let files: Vec<_> = self.files.iter().map(|file| file.path.display().to_string()).collect();
                 tracing::info!(files = files.join(", "), "put changed files in force");
             }

@@ -1,50 +1,9 @@
-use std::{fs, net::Ipv4Addr, path::Path};
+use std::{net::Ipv4Addr, path::Path};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use tempfile::TempDir;
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
-use super::*;
+use super::{realm::Realm, *};
 use crate::net::TcpListener;
-
-/// An authority, and the files of nodes.
-struct Realm {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-    folder: TempDir,
-}
-
-impl Realm {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, format!("{:x}", rand::random::<u64>()));
-        params.subject_alt_names = vec![SanType::URI("spiffe://example.org".try_into().unwrap())];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key), folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn write(&self, name: &str, content: &str) -> Option<PathBuf> {
-        let path = self.folder.path().join(name);
-        fs::write(&path, content).unwrap();
-        Some(path)
-    }
-
-    /// What a node has that believes this realm.
-    fn trust(&self, node: &str) -> Trust {
-        let mut params = CertificateParams::default();
-        let uri = format!("spiffe://example.org/outpost/shop/node/{node}");
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let mut settings = Settings::default();
-        settings.node.name = NodeId::parse(node).unwrap();
-        settings.trust.certificate = self.write("node.pem", &params.signed_by(&key, &self.issuer).unwrap().pem());
-        settings.trust.key = self.write("node.key", &key.serialize_pem());
-        settings.trust.authorities = self.write("ca.pem", &self.pem);
-        Trust::load(&settings, "shop").unwrap()
-    }
-}
 
 /// What comes of a connection: at who makes it, and at who accepts it.
 async fn meet(client: &Trust, server: &Trust, meant: Option<&str>) -> (io::Result<()>, io::Result<Option<String>>) {

@@ -24,9 +24,17 @@ pub(crate) const LARGEST: usize = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct Peers {
     members: watch::Receiver<Arc<Members>>,
-    channels: Mutex<HashMap<(SocketAddr, Option<NodeId>), Channel>>,
+    channels: Mutex<Channels>,
     connect_within: Duration,
     trust: Trust,
+}
+
+/// By address, and who is meant.
+#[derive(Debug, Default)]
+struct Channels {
+    all: HashMap<(SocketAddr, Option<NodeId>), Channel>,
+    /// How often this node's certificate or what it believes had changed when they were made.
+    made_at: u64,
 }
 
 impl Peers {
@@ -66,6 +74,11 @@ impl Peers {
 
     fn channel(&self, address: SocketAddr, node: Option<&NodeId>) -> Channel {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.trust.changes();
+        if channels.made_at != changes {
+            *channels = Channels { made_at: changes, ..Channels::default() };
+        }
+        let channels = &mut channels.all;
         let key = (address, node.cloned());
         if let Some(channel) = channels.get(&key) {
             return channel.clone();

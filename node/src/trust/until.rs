@@ -1,0 +1,172 @@
+//! For how long a connection may be used: what was shown on it may expire, or be replaced, or not be believed any more.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use outpost_proto::mutual::{self, Credentials};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::files::FromFiles;
+use crate::clock;
+
+/// Connections that have to be made anew, since a certificate was replaced, are not all made at once: within this.
+const SPREAD: Duration = Duration::from_secs(5);
+/// How soon the first of them may be: not before it has lasted for as long as one that works.
+const FIRST: Duration = Duration::from_secs(2);
+/// How long calls have to end that are under way when a certificate expires, or is not believed any more.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// From now on there are to be no more calls on it; those that are under way go on.
+    NoMore,
+    /// Nothing goes on.
+    Over,
+}
+
+/// See the module. For ever, unless something is known of its end.
+#[derive(Debug, Default)]
+pub(crate) struct Until {
+    no_more: Option<Instant>,
+    over: Option<Instant>,
+    /// It was told of.
+    passed: bool,
+    between: Option<Between>,
+}
+
+/// A connection on which both ends have shown something.
+#[derive(Debug)]
+struct Between {
+    credentials: Arc<FromFiles<Credentials>>,
+    changes: watch::Receiver<u64>,
+    /// By the other end.
+    shown: Vec<CertificateDer<'static>>,
+}
+
+impl Between {
+    fn new(
+        credentials: &Arc<FromFiles<Credentials>>,
+        changes: watch::Receiver<u64>,
+        shown: Option<&[CertificateDer<'_>]>,
+    ) -> Self {
+        let shown = shown.unwrap_or_default().iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Self { credentials: Arc::clone(credentials), changes, shown }
+    }
+}
+
+impl Until {
+    /// No more calls from a moment on, since 1970.
+    pub(super) fn no_more(at: Duration) -> Self {
+        Self { no_more: Some(instant(at)), ..Self::default() }
+    }
+
+    /// Nothing once the other end's certificate has expired, or soon after it is not believed any more.
+    pub(super) fn shown(
+        credentials: &Arc<FromFiles<Credentials>>,
+        changes: watch::Receiver<u64>,
+        shown: Option<&[CertificateDer<'_>]>,
+    ) -> Self {
+        let between = Between::new(credentials, changes, shown);
+        Self { no_more: None, over: mutual::expires(shown).map(instant), passed: true, between: Some(between) }
+    }
+
+    /// For as long as the certificates of both ends are good, and this one's is not replaced. `now` is what this end has shown,
+    /// of what changes in `credentials`.
+    pub(super) fn between(
+        credentials: &Arc<FromFiles<Credentials>>,
+        changes: watch::Receiver<u64>,
+        now: &Credentials,
+        shown: Option<&[CertificateDer<'_>]>,
+    ) -> Self {
+        let expires = mutual::expires(shown).map_or(now.expires, |theirs| theirs.min(now.expires));
+        let no_more = instant(expires);
+        let between = Between::new(credentials, changes, shown);
+        Self { no_more: Some(no_more), over: Some(no_more + GRACE), passed: false, between: Some(between) }
+    }
+
+    /// Waits for what comes next: no more calls, once, and then the end.
+    ///
+    /// # Cancel safety
+    /// Safe: what has passed is only told once, but what was not told is told yet.
+    pub(crate) async fn passes(&mut self) -> Passes {
+        loop {
+            let (next, passes) = match (self.passed, self.no_more, self.over) {
+                (false, Some(no_more), over) if over.is_none_or(|over| no_more <= over) => {
+                    (Some(no_more), Passes::NoMore)
+                }
+                (_, _, over) => (over, Passes::Over),
+            };
+            let reached = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            let replaced = async {
+                let Some(between) = &mut self.between else { return pending().await };
+                if between.changes.changed().await.is_err() {
+                    pending().await
+                }
+            };
+            tokio::select! {
+                () = reached => {
+                    self.passed = true;
+                    return passes;
+                }
+                () = replaced => self.look(),
+            }
+        }
+    }
+
+    /// This node's certificate was replaced, or what it believes.
+    fn look(&mut self) {
+        let Some(between) = &self.between else { return };
+        let by = Instant::now() + FIRST + (SPREAD - FIRST).mul_f64(rand::random());
+        self.no_more = self.no_more.map(|at| at.min(by));
+        let now = Duration::from_millis(clock::wall().0);
+        if !between.credentials.now().believes(&between.shown, now) {
+            self.over = Some(self.over.map_or(by + GRACE, |at| at.min(by + GRACE)));
+        }
+    }
+}
+
+/// A moment since 1970, as this process counts. What has passed is now.
+fn instant(at: Duration) -> Instant {
+    Instant::now() + at.saturating_sub(Duration::from_millis(clock::wall().0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn since_1970(ahead: u64) -> Duration {
+        Duration::from_millis(clock::wall().0) + Duration::from_secs(ahead)
+    }
+
+    /// What passes, and after how many seconds; nothing for an hour is nothing at all.
+    async fn passing(mut until: Until) -> Vec<(u64, Passes)> {
+        let (began, mut all) = (Instant::now(), Vec::new());
+        while all.last().is_none_or(|(_, passes)| *passes != Passes::Over)
+            && let Ok(passes) = tokio::time::timeout(Duration::from_secs(3600), until.passes()).await
+        {
+            all.push(((began.elapsed() + Duration::from_millis(500)).as_secs(), passes));
+        }
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_end_comes_once_and_in_order() {
+        assert_eq!(passing(Until::default()).await, []);
+        assert_eq!(passing(Until::no_more(since_1970(60))).await, [(60, Passes::NoMore)]);
+        let at = Instant::now() + Duration::from_secs(10);
+        let both = Until { no_more: Some(at), over: Some(at + GRACE), ..Until::default() };
+        assert_eq!(passing(both).await, [(10, Passes::NoMore), (40, Passes::Over)]);
+        let over = Until { over: Some(at), passed: true, ..Until::default() };
+        assert_eq!(passing(over).await, [(0, Passes::Over)], "what has passed is now");
+        assert_eq!(passing(Until::no_more(Duration::ZERO)).await, [(0, Passes::NoMore)]);
+    }
+}
