@@ -48,6 +48,13 @@ pub(crate) fn server(facts: Arc<Facts>, view: View) -> AdminServer<impl Admin> {
     AdminServer::new(Operators { facts, view }).max_decoding_message_size(2 * document::LARGEST)
 }
 
+/// The cluster as operators see it.
+pub(crate) fn seen(view: &View) -> proto::Cluster {
+    let state = Arc::clone(&view.log.state().borrow());
+    let (members, leadership) = (Arc::clone(&view.members.borrow()), view.log.leadership().borrow().clone());
+    render::cluster(view, &state, &members, &leadership)
+}
+
 struct Operators {
     facts: Arc<Facts>,
     view: View,

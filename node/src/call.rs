@@ -18,6 +18,7 @@ pub(crate) mod caller;
 mod carrier;
 pub(crate) mod chain;
 mod channel;
+pub(crate) mod counts;
 pub(crate) mod deadline;
 pub(crate) mod dedupe;
 pub(crate) mod delivery;

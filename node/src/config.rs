@@ -41,6 +41,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// `[health]`
     pub health: HealthSettings,
+    /// `[metrics]`
+    pub metrics: MetricsSettings,
     /// `[checkpoints]`
     pub checkpoints: CheckpointSettings,
     /// `[log]`
@@ -365,6 +367,18 @@ pub struct HealthSettings {
     /// Where `/livez` and `/readyz` are answered, by HTTP without TLS: they tell a word each, and change nothing. Nowhere
     /// without it.
     pub listen: Option<Listen>,
+}
+
+/// What Prometheus asks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct MetricsSettings {
+    /// Where `/metrics` is answered, by HTTP without TLS. Nowhere without it.
+    pub listen: Option<Listen>,
+    /// Allows to listen beyond loopback: everybody on the network can read the names of modules and nodes, and how busy they
+    /// are.
+    pub plaintext_beyond_loopback: bool,
 }
 
 /// Where the state of checkpointed modules is kept.
@@ -761,7 +775,7 @@ impl Settings {
     fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         let mut fault = |key, problem: &str| faults.push((key, problem.to_owned()));
-        let Self { node, cluster, trust, ingress, callers, admin, health: _, checkpoints, log } = self;
+        let Self { node, cluster, trust, ingress, callers, admin, health: _, metrics, checkpoints, log } = self;
         for (key, span) in [
             ("node.start_timeout", node.start_timeout),
             ("cluster.move_timeout", cluster.move_timeout),
@@ -900,6 +914,14 @@ impl Settings {
                 "admin.listen",
                 "must be a loopback address, such as \"127.0.0.1:7001\": without certificates (`trust.certificate`), \
                  whoever reaches it is trusted",
+            );
+        }
+        let open = metrics.listen.is_some_and(|listen| !listen.address().ip().is_loopback());
+        if open && !metrics.plaintext_beyond_loopback {
+            fault(
+                "metrics.listen",
+                "is reachable from other machines, and whoever reaches it can read the names of modules and nodes, and how \
+                 busy they are; accept that with `metrics.plaintext_beyond_loopback = true`",
             );
         }
         for origin in &ingress.grpc_web_origins {

@@ -6,25 +6,13 @@
 //! **Invariant:** whether the process is alive never depends on other nodes, nor on how far its start has come: to end it
 //! would mend nothing.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use http::{Method, StatusCode, request::Parts};
+use tokio::sync::watch;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-    time::sleep,
+use crate::{
+    http1::{self, Answer},
+    net::TcpListener,
 };
-
-use crate::net::TcpListener;
-
-/// How long a request may take to come.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Connections at a time. For a further one, the oldest is closed: who keeps many open must not keep others out.
-const MOST: usize = 64;
 
 /// How far a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,53 +40,20 @@ impl Phase {
 
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, phase: watch::Receiver<Phase>) {
-    let mut open = JoinSet::new();
-    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = open.join_next() => continue,
-        };
-        let stream = match stream {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "can't accept a connection (`health.listen`)");
-                // Out of descriptors, say: the next try would fail at once.
-                sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-        };
-        let phase = phase.clone();
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let answer = answer(request.method(), request.uri().path(), *phase.borrow());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false).max_buf_size(8 << 10);
-        // All of it has to come and go in time.
-        let served = tokio::time::timeout(2 * PATIENCE, http.serve_connection(TokioIo::new(stream), answer));
-        oldest.retain(|connection| !connection.is_finished());
-        while oldest.len() >= MOST {
-            oldest.pop_front().inspect(AbortHandle::abort);
-        }
-        oldest.push_back(open.spawn(async move { drop(served.await) }));
-    }
+    let answer = move |asked: &Parts| answer(&asked.method, asked.uri.path(), *phase.borrow());
+    http1::serve(listener, "health.listen", answer).await;
 }
 
-fn answer(method: &Method, path: &str, phase: Phase) -> Response<Full<Bytes>> {
-    let (status, text) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n"),
+fn answer(method: &Method, path: &str, phase: Phase) -> Answer {
+    match (method, path) {
+        (&Method::GET | &Method::HEAD, "/livez") => Answer::text(StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, "/readyz") => match phase.unready() {
-            None => (StatusCode::OK, "ok\n"),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+            None => Answer::text(StatusCode::OK, "ok\n"),
+            Some(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        (_, "/livez" | "/readyz") => (StatusCode::METHOD_NOT_ALLOWED, "ask by GET\n"),
-        _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz\n"),
-    };
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
-    response
+        (_, "/livez" | "/readyz") => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "ask by GET\n"),
+        _ => Answer::text(StatusCode::NOT_FOUND, "there are /livez and /readyz\n"),
+    }
 }
 
 #[cfg(test)]
@@ -110,10 +65,10 @@ mod tests {
         for (phase, ready) in
             [(Phase::Joining, 503), (Phase::Starting, 503), (Phase::Serving, 200), (Phase::Stopping, 503)]
         {
-            assert_eq!(answer(&Method::GET, "/livez", phase).status(), 200, "{phase:?}");
-            assert_eq!(answer(&Method::GET, "/readyz", phase).status(), ready, "{phase:?}");
+            assert_eq!(answer(&Method::GET, "/livez", phase).status, 200, "{phase:?}");
+            assert_eq!(answer(&Method::GET, "/readyz", phase).status, ready, "{phase:?}");
         }
-        assert_eq!(answer(&Method::POST, "/livez", Phase::Serving).status(), 405);
-        assert_eq!(answer(&Method::GET, "/", Phase::Serving).status(), 404);
+        assert_eq!(answer(&Method::POST, "/livez", Phase::Serving).status, 405);
+        assert_eq!(answer(&Method::GET, "/", Phase::Serving).status, 404);
     }
 }

@@ -35,6 +35,7 @@ pub mod fuzzing;
 mod gather;
 mod handoff;
 mod health;
+mod http1;
 mod id;
 mod ingress;
 #[cfg(feature = "measure")]
@@ -50,6 +51,7 @@ mod reflection;
 #[doc(hidden)]
 pub mod simulation;
 mod status;
+mod telemetry;
 mod trust;
 
 pub use app::App;

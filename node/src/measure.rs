@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use crate::{
     call::{
         chain::{Chain, Sealing},
+        counts::Origin,
         gate::{Gate, LeaseEnd},
     },
     clock::Coarse,
@@ -32,7 +33,7 @@ impl LeasedGate {
     #[inline]
     #[must_use]
     pub fn pass(&self) -> bool {
-        let Some(entered) = self.0.enter(Chain::NONE) else { return false };
+        let Some(entered) = self.0.enter(Chain::NONE, Origin::Here) else { return false };
         let counts = self.0.may_answer().is_ok();
         self.0.leave(entered);
         counts

@@ -46,6 +46,7 @@ use crate::{
     placement::{interface::Interface, spec::StateClass, state::Declared},
     reflection::Reflection,
     status::StartError,
+    telemetry::{self, Telemetry},
     trust::{self, Acceptor, Admission, Seal, Trust, callers::CallPolicy},
 };
 
@@ -56,6 +57,7 @@ use crate::{
 pub struct Node {
     phase: watch::Sender<Phase>,
     health_address: Option<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     facts: Arc<Facts>,
     ingress: Server,
     admin: Option<Server>,
@@ -109,6 +111,9 @@ impl Node {
         let health_listen = loaded.settings.health.listen;
         let health_listen = health_listen.map(|listen| Bound::to(listen, origin("health.listen"))).transpose()?;
         let health_listen = health_listen.map(Bound::listen).transpose()?;
+        let metrics_listen = loaded.settings.metrics.listen;
+        let metrics_listen = metrics_listen.map(|listen| Bound::to(listen, origin("metrics.listen"))).transpose()?;
+        let metrics_listen = metrics_listen.map(Bound::listen).transpose()?;
         let Loaded { settings, modules: configs, .. } = loaded;
 
         let waits = Arc::new(Waits::new(NODES.fetch_add(1, Ordering::Relaxed), program.names.clone()));
@@ -135,6 +140,12 @@ impl Node {
         let health_address = health_listen.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = health_listen {
             tasks.spawn(health::serve(listener, phase.subscribe()));
+        }
+        let trusted = (trust.clone(), seal.clone(), followed.clone());
+        let telemetry = Arc::new(Telemetry::new(Arc::clone(&facts), callers.clone(), trusted, tls.clone()));
+        let metrics_address = metrics_listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = metrics_listen {
+            tasks.spawn(telemetry::serve(listener, Arc::clone(&telemetry)));
         }
 
         let joining = cluster::Joining {
@@ -191,6 +202,12 @@ impl Node {
         };
         let mut driver = Driver::new(around, modules);
         facts.hosting.set(driver.hosting()).ok();
+        telemetry.joined(telemetry::Joined {
+            view: cluster.view(),
+            lease: cluster.lease_end(),
+            links: driver.links(),
+            pauses: driver.pauses(),
+        });
         if cluster.is_alone() {
             // A module that does not start has nowhere else to be, so neither does the node.
             cluster.settled().await;
@@ -232,6 +249,7 @@ impl Node {
         Ok(Self {
             phase,
             health_address,
+            metrics_address,
             facts,
             ingress,
             admin,
@@ -261,6 +279,12 @@ impl Node {
     #[must_use]
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health_address
+    }
+
+    /// Where Prometheus asks, where that was set.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Where other nodes connect.
@@ -551,8 +575,18 @@ impl Facts {
         self.serving.set(Serving { address, tls, connections, calls }).ok();
     }
 
+    /// The modules of the program.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &ModuleFacts> {
+        self.modules.iter().map(|module| &*module.shared)
+    }
+
+    /// What runs on this node.
+    pub(crate) fn hosting(&self) -> BTreeMap<ModuleName, Hosted> {
+        self.hosting.get().map(|hosting| hosting.borrow().clone()).unwrap_or_default()
+    }
+
     pub(crate) fn describe(&self) -> DescribeResponse {
-        let hosting = self.hosting.get().map(|hosting| hosting.borrow().clone()).unwrap_or_default();
+        let hosting = self.hosting();
         self.describe_as(|module| match hosting.get(&module.shared.name).map(|hosted| hosted.state) {
             None => "elsewhere",
             Some(Instance::Starting) => "starting",

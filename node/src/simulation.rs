@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    call::{chain::Chain, gate::LeaseEnd, slot::Target, table::Table},
+    call::{chain::Chain, counts::Origin, gate::LeaseEnd, slot::Target, table::Table},
     cluster::Cluster,
     id::Incarnation,
     placement::{
@@ -292,11 +292,13 @@ impl Observer {
     #[must_use]
     pub fn admits(&self, service: &str) -> bool {
         let Some(slot) = self.table.slots().find(|slot| slot.service() == service) else { return false };
-        match &**slot.target() {
-            Target::Local(local) => local.pass(Chain::default()).is_some(),
-            Target::Placed(placed) => placed.here.as_ref().is_some_and(|local| local.pass(Chain::default()).is_some()),
-            _ => false,
-        }
+        let target = slot.target();
+        let local = match &**target {
+            Target::Local(local) => Some(local),
+            Target::Placed(placed) => placed.here.as_ref(),
+            _ => None,
+        };
+        local.is_some_and(|local| local.pass(Chain::default(), Origin::Part).is_some())
     }
 
     /// How many calls wait for modules that are nowhere.

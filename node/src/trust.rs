@@ -38,14 +38,10 @@ use outpost_proto::{
     keyring::{self, GossipKey},
     mutual::{self, Credentials},
 };
-use sealed::Ring;
+use sealed::{Datagrams, Ring};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_rustls::{
-    TlsAcceptor, TlsConnector, TlsStream,
-    rustls::{ServerConfig, pki_types::ServerName},
-    server,
-};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, rustls::pki_types::ServerName, server};
 use tokio_util::either::Either;
 use tonic::{Request, Status, transport::Uri};
 pub(crate) use until::{Passes, Until};
@@ -183,6 +179,7 @@ impl Trust {
 pub(crate) struct Seal {
     keys: Arc<FromFiles<Keys>>,
     pub(crate) plain: PlainGossip,
+    pub(crate) datagrams: Arc<Datagrams>,
 }
 
 /// The keys of a file, and the ciphers made of them.
@@ -212,7 +209,8 @@ impl Seal {
             let ring = Arc::new(Ring::new(&keys));
             Ok(Keys { keys, ring })
         })?;
-        Ok(Some(Self { keys: Arc::new(keys), plain: settings.plain_gossip }))
+        let (plain, datagrams) = (settings.plain_gossip, Arc::default());
+        Ok(Some(Self { keys: Arc::new(keys), plain, datagrams }))
     }
 
     /// The keys now.
@@ -405,7 +403,7 @@ pub(crate) struct Acceptor(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Clients(Arc<FromFiles<Arc<ServerConfig>>>),
+    Clients(Arc<FromFiles<tls::ForClients>>),
     Nodes(Arc<FromFiles<Credentials>>),
     Operators(Arc<FromFiles<Credentials>>, Admission),
 }
@@ -438,6 +436,14 @@ impl Acceptor {
         trust.0.clone().map(|credentials| Self(Kind::Operators(credentials, admission.clone())))
     }
 
+    /// When the certificate expires that clients are shown, since 1970, where that can be told.
+    pub(crate) fn expires(&self) -> Option<Duration> {
+        match &self.0 {
+            Kind::Clients(config) => config.now().expires,
+            Kind::Nodes(_) | Kind::Operators(..) => None,
+        }
+    }
+
     /// What follows files that nothing else does.
     pub(crate) fn follows(&self) -> Option<Arc<dyn Follows>> {
         match &self.0 {
@@ -456,7 +462,7 @@ impl Acceptor {
     ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
         let (files, tokens) = match &self.0 {
             Kind::Clients(config) => {
-                let stream = TlsAcceptor::from(Arc::clone(&*config.current())).accept(stream).await?;
+                let stream = TlsAcceptor::from(Arc::clone(&config.now().config)).accept(stream).await?;
                 let Some(shown) = stream.get_ref().1.peer_certificates() else {
                     return Ok((stream, None, Until::default()));
                 };

@@ -51,6 +51,8 @@ pub struct Files {
 pub enum Kind {
     /// All is well.
     Good,
+    /// All is well, for ten days.
+    Lasting,
     /// It has ended yesterday.
     Expired,
     /// It begins tomorrow.
@@ -128,6 +130,7 @@ impl Authority {
         let now = SystemTime::UNIX_EPOCH + wall();
         let (from, until) = match kind {
             Kind::Good | Kind::OneSided => (now - DAY, now + DAY),
+            Kind::Lasting => (now - DAY, now + 10 * DAY),
             Kind::Expired => (now - 2 * DAY, now - DAY),
             Kind::Early => (now + DAY, now + 2 * DAY),
             Kind::Brief => (now - DAY, now + Duration::from_secs(2)),

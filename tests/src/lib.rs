@@ -14,6 +14,7 @@ pub mod network;
 pub mod parts;
 pub mod processes;
 pub mod proxy;
+pub mod scrape;
 pub mod store;
 pub mod tally;
 pub mod tokens;

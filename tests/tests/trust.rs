@@ -61,7 +61,7 @@ fn shown(authority: &Authority, uri: &str, kind: Kind) -> Credentials {
         // When it was good.
         Kind::Expired => wall() - Duration::from_secs(36 * 60 * 60),
         Kind::Early => wall() + Duration::from_secs(36 * 60 * 60),
-        Kind::Good | Kind::OneSided | Kind::Brief => wall(),
+        Kind::Good | Kind::Lasting | Kind::OneSided | Kind::Brief => wall(),
     };
     Credentials::from_pem(certificate.as_bytes(), key.as_bytes(), authority.pem().as_bytes(), at).unwrap()
 }

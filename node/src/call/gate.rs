@@ -21,7 +21,10 @@ use std::{
 use slab::Slab;
 use tokio::sync::Notify;
 
-use super::chain::{Chain, Sealing};
+use super::{
+    chain::{Chain, Sealing},
+    counts::{Origin, SHARDS, mine},
+};
 #[cfg(feature = "simulation")]
 use crate::simulation;
 use crate::{
@@ -30,13 +33,24 @@ use crate::{
     status::CallError,
 };
 
-/// More than the cores of most machines would only make closing slower.
-const SHARDS: usize = 8;
-
-/// On a cache line of its own.
+/// On a cache line of its own. Calls are counted when they come and when they go, rather than up and down, so that how many
+/// there have been is known for nothing.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shard(AtomicUsize);
+struct Shard {
+    entered: AtomicU64,
+    /// Of those, the ones that were inside and left, by [`Origin`] ...
+    left: [AtomicU64; 4],
+    /// ... and the ones that were turned away.
+    refused: AtomicU64,
+}
+
+impl Shard {
+    fn gone(&self) -> u64 {
+        let left = self.left.iter().map(|left| left.load(Ordering::SeqCst));
+        left.sum::<u64>() + self.refused.load(Ordering::SeqCst)
+    }
+}
 
 /// Admits calls while it is open, and counts those inside. One that is open for a lease looks at the clock for each call:
 /// the task that would close it may not have run yet, in a process that was stopped for a while.
@@ -161,15 +175,25 @@ impl LeaseEnd {
     }
 }
 
-/// Where a call was counted.
+/// Where a call was counted: its shard, and its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entered(u8);
 
-thread_local! {
-    static MINE: u8 = {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        (THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS) as u8
-    };
+impl Entered {
+    #[inline]
+    fn new(shard: u8, origin: Origin) -> Self {
+        Self(shard | (origin as u8) << 3)
+    }
+
+    #[inline]
+    fn shard(self) -> usize {
+        usize::from(self.0) % SHARDS
+    }
+
+    #[inline]
+    fn origin(self) -> usize {
+        usize::from(self.0 >> 3) % 4
+    }
 }
 
 impl Gate {
@@ -181,9 +205,10 @@ impl Gate {
     /// Lets a call in, if the gate is open to it; `chain` is the modules that it has come through. It must
     /// [`Gate::leave`].
     #[inline]
-    pub(crate) fn enter(&self, chain: Chain) -> Option<Entered> {
-        let entered = Entered(MINE.with(|mine| *mine));
-        self.shards[usize::from(entered.0)].0.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn enter(&self, chain: Chain, origin: Origin) -> Option<Entered> {
+        let entered = Entered::new(mine(), origin);
+        let shard = &self.shards[entered.shard()];
+        shard.entered.fetch_add(1, Ordering::SeqCst);
         let open = match self.state.load(Ordering::SeqCst) {
             OPEN => true,
             LEASED => self.is_leased(),
@@ -191,21 +216,26 @@ impl Gate {
             _ => false,
         };
         if !open {
-            self.leave(entered);
+            self.gone(&shard.refused);
             return None;
         }
         Some(entered)
     }
 
     /// The same, for a call that outlives the borrow.
-    pub(crate) fn pass(self: &Arc<Self>, chain: Chain) -> Option<Pass> {
-        let entered = self.enter(chain)?;
+    pub(crate) fn pass(self: &Arc<Self>, chain: Chain, origin: Origin) -> Option<Pass> {
+        let entered = self.enter(chain, origin)?;
         Some(Pass::of(self, entered))
     }
 
     #[inline]
     pub(crate) fn leave(&self, entered: Entered) {
-        self.shards[usize::from(entered.0)].0.fetch_sub(1, Ordering::SeqCst);
+        self.gone(&self.shards[entered.shard()].left[entered.origin()]);
+    }
+
+    #[inline]
+    fn gone(&self, count: &AtomicU64) {
+        count.fetch_add(1, Ordering::SeqCst);
         if self.state.load(Ordering::SeqCst) >= SEALING {
             self.left.notify_waiters();
         }
@@ -276,8 +306,16 @@ impl Gate {
 
     /// How many calls are inside. Exact only while the gate is closed.
     pub(crate) fn inside(&self) -> usize {
-        // One that entered on one thread and left on another is counted on the one it entered on.
-        self.shards.iter().map(|shard| shard.0.load(Ordering::SeqCst)).sum()
+        // Those that have gone first: one that comes meanwhile is seen then, if only as one too many. (One that entered on
+        // one thread and left on another is counted on the one it entered on.)
+        let gone: u64 = self.shards.iter().map(Shard::gone).sum();
+        let entered: u64 = self.shards.iter().map(|shard| shard.entered.load(Ordering::SeqCst)).sum();
+        usize::try_from(entered - gone).unwrap_or(usize::MAX)
+    }
+
+    /// How many calls were inside and have left, by where they came from: here, a client, another node.
+    pub(crate) fn ended(&self) -> [u64; 3] {
+        std::array::from_fn(|origin| self.shards.iter().map(|shard| shard.left[origin].load(Ordering::SeqCst)).sum())
     }
 
     /// How many of the calls inside are in the middle of a stream of answers.
@@ -479,8 +517,8 @@ impl Pass {
 
     /// One more for the same call, which is inside already: for a part of it that goes on by itself.
     pub(crate) fn again(&self) -> Self {
-        self.gate.shards[usize::from(self.entered.0)].0.fetch_add(1, Ordering::SeqCst);
-        Self::of(&self.gate, self.entered)
+        self.gate.shards[self.entered.shard()].entered.fetch_add(1, Ordering::SeqCst);
+        Self::of(&self.gate, Entered::new(self.entered.shard() as u8, Origin::Part))
     }
 }
 
@@ -505,14 +543,14 @@ mod tests {
     #[test]
     fn a_closed_gate_lets_nobody_in_and_opens_again() {
         let gate = Arc::new(Gate::default());
-        let pass = gate.pass(Chain::default()).expect("it is open");
+        let pass = gate.pass(Chain::default(), Origin::Here).expect("it is open");
         gate.close();
-        assert!(gate.pass(Chain::default()).is_none());
+        assert!(gate.pass(Chain::default(), Origin::Here).is_none());
         assert_eq!(gate.inside(), 1, "who was refused is not counted");
         drop(pass);
         assert_eq!(gate.inside(), 0);
         gate.open(Epoch(1), 0);
-        assert!(gate.pass(Chain::default()).is_some());
+        assert!(gate.pass(Chain::default(), Origin::Here).is_some());
     }
 
     #[test]
@@ -520,27 +558,27 @@ mod tests {
         let lease = Arc::new(LeaseEnd::default());
         let gate = Arc::new(Gate::closed(Arc::clone(&lease), Arc::default()));
         gate.open(Epoch(1), 1);
-        assert!(gate.pass(Chain::default()).is_none(), "there is no lease yet");
+        assert!(gate.pass(Chain::default(), Origin::Here).is_none(), "there is no lease yet");
         assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 0), Some(1));
-        let pass = gate.pass(Chain::default()).expect("it holds");
+        let pass = gate.pass(Chain::default(), Origin::Here).expect("it holds");
         assert_eq!(pass.may_answer(), Ok(()));
         lease.revoke();
-        assert!(gate.pass(Chain::default()).is_none(), "it has ended");
+        assert!(gate.pass(Chain::default(), Origin::Here).is_none(), "it has ended");
         assert_eq!(pass.may_answer(), Err(Refusal::LeaseLost));
         assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 0), None, "it was asked for before that");
         assert_eq!(lease.grant(Coarse::now() + Duration::from_secs(60), 1), Some(2));
-        assert!(gate.pass(Chain::default()).is_none(), "others may have taken over in between");
+        assert!(gate.pass(Chain::default(), Origin::Here).is_none(), "others may have taken over in between");
         assert_eq!(pass.may_answer(), Err(Refusal::LeaseLost));
         gate.open(Epoch(1), 2);
         assert_eq!(pass.may_answer(), Ok(()), "nobody has");
         gate.open(Epoch(1), 0);
-        assert!(gate.pass(Chain::default()).is_some(), "a gate that needs none does not look");
+        assert!(gate.pass(Chain::default(), Origin::Here).is_some(), "a gate that needs none does not look");
     }
 
     #[test]
     fn a_part_of_a_call_that_is_inside_is_counted_too_though_the_gate_is_closed() {
         let gate = Arc::new(Gate::default());
-        let pass = gate.pass(Chain::NONE).expect("it is open");
+        let pass = gate.pass(Chain::NONE, Origin::Here).expect("it is open");
         gate.close();
         let part = pass.again();
         drop(pass);
@@ -552,7 +590,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_ends_with_the_last_call() {
         let gate = Arc::new(Gate::default());
-        let pass = gate.pass(Chain::default()).expect("it is open");
+        let pass = gate.pass(Chain::default(), Origin::Here).expect("it is open");
         gate.close();
         let mut drained = std::pin::pin!(gate.drained());
         assert!(futures_util::poll!(drained.as_mut()).is_pending());
@@ -566,25 +604,25 @@ mod tests {
         let gate = Arc::new(Gate::closed(Arc::default(), Arc::clone(&sealing)));
         let (mine, other) = (Chain::of("cart"), Chain::of("orders"));
         gate.open(Epoch(1), 0);
-        let pass = gate.pass(Chain::default()).expect("it is open");
+        let pass = gate.pass(Chain::default(), Origin::Here).expect("it is open");
         sealing.set(mine);
         gate.seal(0);
-        assert!(gate.pass(Chain::default()).is_none());
-        assert!(gate.pass(other).is_none());
-        let nested = gate.pass(mine.with(other)).expect("the call inside waits for it");
+        assert!(gate.pass(Chain::default(), Origin::Here).is_none());
+        assert!(gate.pass(other, Origin::Here).is_none());
+        let nested = gate.pass(mine.with(other), Origin::Here).expect("the call inside waits for it");
         let mut sealed = std::pin::pin!(gate.sealed(gate.opening()));
         drop(pass);
         assert!(futures_util::poll!(sealed.as_mut()).is_pending());
         drop(nested);
         sealed.await;
-        assert!(gate.pass(mine).is_none(), "nobody is inside any more that could wait for it");
+        assert!(gate.pass(mine, Origin::Here).is_none(), "nobody is inside any more that could wait for it");
     }
 
     #[tokio::test]
     async fn a_call_that_waits_is_woken_when_it_is_cut_off_and_its_answer_does_not_count() {
         let gate = Arc::new(Gate::default());
-        let mut pass = gate.pass(Chain::default()).expect("it is open");
-        let mut stream = gate.pass(Chain::default()).expect("it is open");
+        let mut pass = gate.pass(Chain::default(), Origin::Here).expect("it is open");
+        let mut stream = gate.pass(Chain::default(), Origin::Here).expect("it is open");
         stream.streams();
         let mut cut = std::pin::pin!(std::future::poll_fn(|cx| pass.poll_cut(cx)));
         let mut stream_cut = std::pin::pin!(std::future::poll_fn(|cx| stream.poll_cut(cx)));
@@ -612,7 +650,7 @@ mod tests {
                 let (gate, inside, stop) = (Arc::clone(&gate), Arc::clone(&inside), Arc::clone(&stop));
                 thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        if let Some(entered) = gate.enter(Chain::default()) {
+                        if let Some(entered) = gate.enter(Chain::default(), Origin::Here) {
                             inside.fetch_add(1, Ordering::SeqCst);
                             inside.fetch_sub(1, Ordering::SeqCst);
                             gate.leave(entered);

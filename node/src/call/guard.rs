@@ -80,6 +80,14 @@ impl<F: Future + Unpin> Future for Guarded<'_, F> {
     }
 }
 
+impl<F> Guarded<'_, F> {
+    /// Whether it has yet to end.
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.future.is_some()
+    }
+}
+
 impl<F> Drop for Guarded<'_, F> {
     #[inline]
     fn drop(&mut self) {

@@ -92,6 +92,8 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Kept<T> {
     state: watch::Sender<State<T>>,
+    made: AtomicU64,
+    failed: AtomicU64,
     /// The first call was made.
     wanted: Notify,
 }
@@ -140,6 +142,16 @@ impl Link {
     /// Whether a call would be refused at once.
     pub(crate) fn is_down(&self) -> bool {
         self.streams.is_down() || self.carrier.is_down()
+    }
+
+    /// How many calls are under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The connection for a stream that carries many calls, and the one for streams of a call each.
+    pub(crate) fn connections(&self) -> [(&'static str, Connections); 2] {
+        [("carrier", self.carrier.look()), ("streams", self.streams.look())]
     }
 
     /// What one more call can be expected to wait: the product of how long the node takes and how much it has to do
@@ -306,7 +318,8 @@ impl Link {
 
 impl<T: Clone> Kept<T> {
     fn new() -> Self {
-        Self { state: watch::Sender::new(State::Connecting), wanted: Notify::new() }
+        let (made, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { state: watch::Sender::new(State::Connecting), made, failed, wanted: Notify::new() }
     }
 
     fn is_down(&self) -> bool {
@@ -360,6 +373,7 @@ impl<T: Clone> Kept<T> {
             match beside(&mut leaving, connect(link)).await {
                 Ok(Made { up, mut connection, mut until }) => {
                     tracing::debug!(peer_node_id = %link.node, address = %link.address, "connected");
+                    self.made.fetch_add(1, Ordering::Relaxed);
                     let since = Instant::now();
                     self.state.send_replace(State::Up(up.clone()));
                     last.take().into_iter().for_each(retire);
@@ -397,6 +411,7 @@ impl<T: Clone> Kept<T> {
                 }
                 Err(error) => {
                     tracing::debug!(peer_node_id = %link.node, address = %link.address, error, "can't connect");
+                    self.failed.fetch_add(1, Ordering::Relaxed);
                     // What was replaced in good time will do for a while.
                     if !last.as_ref().is_some_and(is_good) {
                         last.take().into_iter().for_each(retire);
@@ -410,9 +425,26 @@ impl<T: Clone> Kept<T> {
         }
     }
 
+    fn look(&self) -> Connections {
+        Connections {
+            up: matches!(&*self.state.borrow(), State::Up(_)),
+            made: self.made.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+
     fn close(&self, why: &str) {
         self.state.send_replace(State::Down(why.into()));
     }
+}
+
+/// What has become of one of the connections of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connections {
+    pub(crate) up: bool,
+    /// How often one was made, and could not be.
+    pub(crate) made: u64,
+    pub(crate) failed: u64,
 }
 
 struct Ending<'a, T: Clone>(&'a Kept<T>);
@@ -633,6 +665,13 @@ impl Links {
         // What has ended is let go.
         while tasks.try_join_next().is_some() {}
         link
+    }
+
+    /// Those that there are, in the order of their nodes.
+    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+        let mut links: Vec<_> = self.lock().links.values().map(|(link, _)| Arc::clone(link)).collect();
+        links.sort_by(|a, b| a.node.cmp(&b.node));
+        links
     }
 
     /// Closes the links to nodes that are not there any more.

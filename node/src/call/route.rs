@@ -27,6 +27,7 @@ use tonic::{
 };
 
 use super::{
+    counts::{Account, Origin},
     deadline, delivery,
     gate::{Gate, Inside, Pass, Refusal, Waits},
     guard::Guarded,
@@ -96,7 +97,7 @@ impl Route {
         }
         let target = self.slot.target();
         let entered = match &**target {
-            Target::Local(local) => local.gate.enter(scope.chain),
+            Target::Local(local) => local.gate.enter(scope.chain, Origin::Here),
             _ => None,
         };
         Ok(Call { slot: &self.slot, path, scope, deadline, target, entered: Inside::new(entered) })
@@ -286,16 +287,25 @@ impl Call<'_> {
     {
         Box::pin(async move {
             let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
+            let mut account = Account::open(self.slot.facts(), Origin::Here, true);
             let short = short::call(self.slot, self.path, self.scope, placed, &request);
             let tried = match self.deadline {
-                None => short.await?,
-                Some(deadline) => Box::pin(deadline::enforce(deadline, short)).await??,
+                None => short.await,
+                Some(deadline) => {
+                    Box::pin(deadline::enforce(deadline, short)).await.unwrap_or_else(|late| Err(late.into()))
+                }
             };
-            match tried {
-                short::Tried::Answered(response) => Ok(response),
-                short::Tried::NotRun => self.unary(request, codec).await,
-                short::Tried::Other(answer) => self.read(answer, request, codec).await,
-            }
+            let answer = match tried {
+                Ok(short::Tried::Answered(response)) => Ok(response),
+                Ok(short::Tried::NotRun) => {
+                    account.forget();
+                    return self.unary(request, codec).await;
+                }
+                Ok(short::Tried::Other(answer)) => self.read(answer, request, codec).await,
+                Err(status) => Err(status),
+            };
+            account.close(answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+            answer
         })
     }
 
@@ -402,6 +412,9 @@ impl<T> Drop for DirectCall<'_, T> {
         if let Some(gate) = self.gate {
             self.waits.end(gate);
         }
+        if matches!(&self.state, State::Running(call) if call.is_running()) {
+            self.slot.failed(Code::Cancelled);
+        }
     }
 }
 
@@ -416,7 +429,9 @@ impl<T> DirectCall<'_, T> {
     #[cold]
     fn fail(&mut self, error: CallError) -> Poll<Result<Response<T>, Status>> {
         self.state = State::Ended;
-        Poll::Ready(Err(error.into()))
+        let status = Status::from(error);
+        self.slot.failed(status.code());
+        Poll::Ready(Err(status))
     }
 }
 
@@ -457,7 +472,11 @@ impl<T> Future for DirectCall<'_, T> {
                 }
                 polled
             }
-            Poll::Ready(Err(_)) => polled.map_err(as_from_wire),
+            Poll::Ready(Err(_)) => polled.map_err(|status| {
+                let status = as_from_wire(status);
+                this.slot.failed(status.code());
+                status
+            }),
             Poll::Pending => {
                 if this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
                     return this.fail(CallError::DeadlineExceeded);

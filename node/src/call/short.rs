@@ -10,7 +10,10 @@
 //! not, or that can't be made so now, takes the long way, over [`wire`](super::wire), as if nothing had been tried. So does
 //! an answer that is more than a message: the tonic client of the long way reads it.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
@@ -20,11 +23,12 @@ use outpost_proto::{
 };
 use prost::Message;
 use tokio::time::{Duration, Instant};
-use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     caller::Held,
     chain::Chain,
+    counts::{Account, Origin},
     deadline,
     dedupe::Reply,
     frame,
@@ -214,7 +218,7 @@ impl Inside {
         let held = Client::decode(head.client.clone()).map(|client| Held::of(Arc::new(client)));
         let client = held.as_ref().map(Held::id);
         let Ok(scope) = Scope::of_carried(depth, chain, client, deadline) else { return Err(call) };
-        let Some(pass) = local.pass(chain) else { return Err(call) };
+        let Some(pass) = local.pass(chain, Origin::Node) else { return Err(call) };
         let CarriedCall { id, path, .. } = call;
         let (slot, service) = (Arc::clone(slot), Arc::clone(service));
         Ok(Self { slot, service, pass, scope, _held: held, id, path, fields, message })
@@ -228,6 +232,8 @@ impl Inside {
         let Self { slot, service, mut pass, scope, _held, id, path, fields, message } = self;
         let request = Request::from_parts(MetadataMap::from_headers(fields), Extensions::default(), message);
         let path = str::from_utf8(&path).unwrap_or_default();
+        let mut account = Account::open(slot.facts(), Origin::Node, true);
+        account.here().store(true, Ordering::Relaxed);
         let running = wire::run_inside(&slot, path, scope, &mut pass, || service.carry(path, request));
         let ended = match scope.deadline {
             None => running.await,
@@ -237,6 +243,7 @@ impl Inside {
         let owner = CarriedOwner { epoch: pass.epoch().0, fence: slot.fence().0 };
         let answer = match ended.and_then(counts) {
             Ok(Ok(response)) => {
+                account.close(Code::Ok);
                 let (mut metadata, body, _) = response.into_parts();
                 if !metadata.is_empty() {
                     without_reserved(&mut metadata, placed::strip);
@@ -245,10 +252,16 @@ impl Inside {
                 CarriedAnswer { id, headers, body, trailers, owner: Some(owner), http_status: 0 }
             }
             Ok(Err(status)) => {
-                CarriedAnswer { owner: Some(owner), ..frame::answer(id, Reply::of(as_from_wire(status))) }
+                let status = as_from_wire(status);
+                account.close(status.code());
+                CarriedAnswer { owner: Some(owner), ..frame::answer(id, Reply::of(status)) }
             }
             // Of the framework, not of the module.
-            Err(error) => frame::answer(id, Reply::of(error.into())),
+            Err(error) => {
+                let status = Status::from(error);
+                account.close(status.code());
+                frame::answer(id, Reply::of(status))
+            }
         };
         if frame::small_enough(&answer) { Ok(answer) } else { Err(large(answer, slot, path, scope, pass)) }
     }

@@ -16,11 +16,12 @@ use tokio::{
     sync::{Notify, futures::Notified},
     time::Instant,
 };
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 use tower::util::BoxCloneSyncService;
 
 use super::{
     chain::Chain,
+    counts::{Counts, Origin},
     dedupe::Dedupe,
     delivery::Deliveries,
     gate::{Gate, Pass},
@@ -68,6 +69,7 @@ pub(crate) struct ModuleFacts {
     /// Answers of earlier epochs do not count: see `placement::state::Part::fence`.
     fence: AtomicU64,
     pub(crate) panics: AtomicU64,
+    pub(crate) counts: Counts,
     /// Calls that wait for the module to be somewhere.
     waiting: AtomicUsize,
     patience: Patience,
@@ -101,12 +103,24 @@ impl ModuleFacts {
         hinted: Arc<Notify>,
     ) -> Arc<Self> {
         let (panics, waiting, hint) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
-        let (chain, fence) = (Chain::of(name.as_str()), AtomicU64::new(0));
-        Arc::new(Self { name, chain, answers_travel, exposed, callers, fence, panics, waiting, patience, hint, hinted })
+        let (chain, fence, counts) = (Chain::of(name.as_str()), AtomicU64::new(0), Counts::default());
+        Arc::new(Self {
+            name,
+            chain,
+            answers_travel,
+            exposed,
+            callers,
+            fence,
+            panics,
+            counts,
+            waiting,
+            patience,
+            hint,
+            hinted,
+        })
     }
 
     /// How many calls wait for the module to be somewhere.
-    #[cfg(feature = "simulation")]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -327,8 +341,7 @@ impl Slot {
         epoch.0 < self.module.fence.load(Ordering::SeqCst)
     }
 
-    #[cfg(feature = "simulation")]
-    pub(crate) fn facts(&self) -> &ModuleFacts {
+    pub(crate) fn facts(&self) -> &Arc<ModuleFacts> {
         &self.module
     }
 
@@ -374,12 +387,19 @@ impl Slot {
         let edge = self.waits.wait(scope.starting, self.module())?;
         let Patience { wait, most } = self.module.patience;
         let counted = Counted::of(&self.module.waiting);
+        self.module.counts.waited.fetch_add(1, Ordering::Relaxed);
         // A start has a limit of its own.
         let until = edge.is_none().then(|| Instant::now() + wait);
         if edge.is_none() && counted.now > most {
             return Err(CallError::TooManyWaiting { module: self.module().clone(), most });
         }
         Ok(Waiting { slot: self, until, _counted: counted, _edge: edge })
+    }
+
+    /// A call that an instance here has admitted did not end well.
+    #[cold]
+    pub(super) fn failed(&self, code: Code) {
+        self.module.counts.errors.count(code);
     }
 
     #[cold]
@@ -462,7 +482,7 @@ impl Drop for Counted<'_> {
 impl Local {
     /// Lets a call in that has come through these modules, for as long as the pass is held; `None` when the gate is
     /// closed to it.
-    pub(crate) fn pass(&self, chain: Chain) -> Option<Pass> {
-        self.gate.pass(chain)
+    pub(crate) fn pass(&self, chain: Chain, origin: Origin) -> Option<Pass> {
+        self.gate.pass(chain, origin)
     }
 }

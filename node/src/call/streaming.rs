@@ -54,6 +54,8 @@ pub(super) struct LocalStream<T> {
     stream: Option<BoxStream<T>>,
     /// Of the instance that it comes from.
     pass: Option<Pass>,
+    /// The end, or an error, was given.
+    ended: bool,
 }
 
 impl<T> LocalStream<T> {
@@ -66,10 +68,27 @@ impl<T> LocalStream<T> {
     ) -> Self {
         let mut pass = pass;
         pass.iter_mut().for_each(Pass::streams);
-        Self { slot, path, scope, stream: Some(stream), pass }
+        Self { slot, path, scope, stream: Some(stream), pass, ended: false }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        let next = self.poll_module(cx);
+        match &next {
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Err(status))) => self.end(status.code()),
+            _ => {}
+        }
+        next
+    }
+
+    /// It did not end well.
+    fn end(&mut self, code: Code) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.slot.failed(code);
+        }
+    }
+
+    fn poll_module(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         let epoch = self.pass.as_ref().map(Pass::epoch).unwrap_or_default();
         let moved = || CallError::Moved { module: self.slot.module().clone(), epoch };
@@ -95,6 +114,7 @@ impl<T> LocalStream<T> {
 
 impl<T> Drop for LocalStream<T> {
     fn drop(&mut self) {
+        self.end(Code::Cancelled);
         guard::discard(&self.slot, self.path, self.stream.take());
     }
 }
@@ -137,6 +157,10 @@ impl<T> Stream for Streaming<T> {
             let expired = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
             let next = match source {
                 Source::Ended => return Poll::Ready(None),
+                Source::Local(stream) if expired => {
+                    stream.end(Code::DeadlineExceeded);
+                    break Poll::Ready(Some(Err(CallError::DeadlineExceeded.into())));
+                }
                 _ if expired => break Poll::Ready(Some(Err(CallError::DeadlineExceeded.into()))),
                 Source::Local(stream) => stream.poll_next(cx),
                 Source::Wire(stream) => Pin::new(&mut **stream).poll_next(cx),

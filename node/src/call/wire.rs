@@ -3,7 +3,10 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,11 +18,12 @@ use http_body::{Frame, SizeHint};
 use outpost_proto::{options::MethodDelivery, v1::Delivery};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::ServiceExt as _;
 
 use super::{
     caller::Held,
+    counts::{Account, Origin, code_in},
     deadline,
     dedupe::{Dedupe, Reply},
     delivery,
@@ -46,7 +50,7 @@ pub(crate) type InFlight = TaskTrackerToken;
 pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Response {
     request.extensions_mut().clear();
     placed::strip_request(request.headers_mut());
-    let mut response = serve(slot, request, Arrival::default(), None, None).await;
+    let mut response = serve(slot, request, Origin::Here, Arrival::default(), None, None).await;
     response.extensions_mut().clear();
     response
 }
@@ -59,11 +63,21 @@ pub(crate) async fn serve_here(slot: Arc<Slot>, mut request: Request) -> Respons
 pub(crate) async fn serve(
     slot: Arc<Slot>,
     mut request: Request,
+    origin: Origin,
     arrival: Arrival,
     held: Option<Held>,
     in_flight: Option<InFlight>,
 ) -> Response {
     let timeout = request.headers().get(deadline::HEADER).map(http::HeaderValue::as_bytes);
+    let path = request.uri().path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let method = slot.deliveries.of(path.path());
+    let mut account = Account::open(slot.facts(), origin, method.unary);
+    let mut refuse = |error: CallError| {
+        let status = Status::from(error);
+        account.close(status.code());
+        status.into_http()
+    };
     // What begins here is in the scope of who makes it, but for a client's call, which is in none.
     let entered = match (arrival.hops, arrival.client) {
         (0, None) => Scope::of_call(timeout),
@@ -71,21 +85,18 @@ pub(crate) async fn serve(
     };
     let (scope, timer) = match entered {
         Ok(entered) => entered,
-        Err(error) => return Status::from(error).into_http(),
+        Err(error) => return refuse(error),
     };
-    let path = request.uri().path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let method = slot.deliveries.of(path.path());
     let kept = method.delivery == Delivery::Dedupe;
     if let Err(error) = delivery::identify(request.headers_mut(), kept) {
-        return Status::from(error).into_http();
+        return refuse(error);
     }
     // For the caller to ask again with, where it did not give it.
     let call_id = kept.then(|| request.headers().get(CALL_ID).cloned()).flatten();
     let (ongoing, ended) = passed::ongoing();
     let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let call = Call { slot: &slot, path: path.path(), method, scope, arrival };
+    let call = Call { slot: &slot, path: path.path(), method, scope, origin, arrival, here: account.here() };
     let answer = call.answer(request);
     let answer = match timer {
         None => answer.await,
@@ -99,15 +110,22 @@ pub(crate) async fn serve(
                 placed::tell_epoch(response.headers_mut(), pass.epoch(), slot.fence());
             }
             let of_node = placed::is_of_a_node(response.headers());
+            // An error that came at once; others are in the trailers.
+            if let Some(code) = code_in(response.headers()) {
+                account.close(code);
+            }
             let response = response.map(|body| {
                 let mut body = CallBody::new(body, slot, path, scope);
                 (body.from, body.pass, body.ongoing, body.in_flight) = (from, pass, Some(ongoing), in_flight);
-                body.held = held;
+                (body.held, body.account) = (held, Some(account));
                 Body::new(body)
             });
             (response, of_node)
         }
-        Err(status) => (status.into_http(), true),
+        Err(status) => {
+            account.close(status.code());
+            (status.into_http(), true)
+        }
     };
     if let Some(call_id) = call_id.filter(|_| of_node) {
         response.headers_mut().insert(CALL_ID, call_id);
@@ -120,7 +138,10 @@ struct Call<'a> {
     path: &'a str,
     method: MethodDelivery,
     scope: Scope,
+    origin: Origin,
     arrival: Arrival,
+    /// An instance here has admitted it.
+    here: &'a AtomicBool,
 }
 
 struct Answer {
@@ -146,7 +167,7 @@ impl Call<'_> {
         }
         // The common case, without anything that is only of use to calls which are passed on or wait.
         if let Target::Local(local) = &**target
-            && let Some(pass) = local.pass(self.scope.chain)
+            && let Some(pass) = local.pass(self.scope.chain, self.origin)
         {
             let local = local.clone();
             drop(target);
@@ -236,7 +257,7 @@ impl Call<'_> {
                 _ => None,
             };
             if let Some(local) = own
-                && let Some(pass) = local.pass(self.scope.chain)
+                && let Some(pass) = local.pass(self.scope.chain, self.origin)
             {
                 let (local, request) = (local.clone(), next.take().expect("a call that goes on has its request"));
                 drop(target);
@@ -288,6 +309,7 @@ impl Call<'_> {
 
     /// Calls the module in this process, unless it has been, under the same id.
     async fn deliver(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
+        self.here.store(true, Ordering::Relaxed);
         match &local.kept {
             // Asked again: a call that waited here may have come before this node knew what its method says.
             Some(kept) if self.slot.deliveries.of(self.path).delivery == Delivery::Dedupe => {
@@ -313,10 +335,11 @@ impl Call<'_> {
             // It may go on when its caller has gone.
             let held = Held::again(self.scope.client);
             let scope = self.scope.begun_by(held.as_ref().map(Held::id));
-            let (method, arrival) = (self.method, self.arrival);
+            let (method, origin, arrival) = (self.method, self.origin, self.arrival);
             async move {
                 let _held = held;
-                let call = Call { slot: &slot, path: &path, method, scope, arrival };
+                let here = AtomicBool::new(true);
+                let call = Call { slot: &slot, path: &path, method, scope, origin, arrival, here: &here };
                 match call.run(&local, pass, request, Pass::is_in_time).await {
                     Ok(answer) => scope.around(Reply::read(answer.response)).await,
                     Err(status) => Reply::of(status),
@@ -371,7 +394,7 @@ impl Call<'_> {
             let Some(mut request) = next.take() else { return Ok(None) };
             let link = match placed.choose(&tries.nodes) {
                 Choice::There(link) => link,
-                Choice::Here(local) => match local.pass(self.scope.chain) {
+                Choice::Here(local) => match local.pass(self.scope.chain, self.origin) {
                     Some(pass) => return self.deliver(local, pass, request).await.map(Some),
                     None => {
                         *next = Some(request);
@@ -530,6 +553,8 @@ struct CallBody {
     in_flight: Option<InFlight>,
     /// Who has begun the call.
     held: Option<Held>,
+    /// Closed with the trailers.
+    account: Option<Account>,
 }
 
 impl CallBody {
@@ -547,6 +572,7 @@ impl CallBody {
             pass: None,
             in_flight: None,
             held: None,
+            account: None,
         }
     }
 
@@ -579,6 +605,54 @@ impl CallBody {
         let written = Status::from(error).add_header(&mut trailers);
         Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
     }
+
+    fn poll_module(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.body.is_some() && self.late() {
+            return self.cut(CallError::DeadlineExceeded);
+        }
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if self.pass.as_ref().is_some_and(Pass::is_cut) {
+            return self.end();
+        }
+        let frame =
+            guard::run(&self.slot, self.path.path(), self.scope, || http_body::Body::poll_frame(Pin::new(body), cx));
+        match frame {
+            Ok(Poll::Pending) if self.expired(cx) => self.cut(CallError::DeadlineExceeded),
+            Ok(Poll::Pending) => match &mut self.pass {
+                Some(pass) => {
+                    pass.streams();
+                    match pass.poll_cut(cx) {
+                        Poll::Ready(()) => self.end(),
+                        Poll::Pending => Poll::Pending,
+                    }
+                }
+                None => Poll::Pending,
+            },
+            Ok(Poll::Ready(Some(Err(broken)))) if self.from.is_some() => {
+                let (link, epoch) = self.from.as_ref().expect("it was looked at");
+                let (node, epoch) = (link.node.clone(), *epoch);
+                let error = crate::status::with_causes(&broken);
+                self.cut(CallError::Broken { module: self.slot.module().clone(), node, epoch, error })
+            }
+            Ok(Poll::Ready(Some(Ok(mut frame)))) => {
+                let counts = match (&self.pass, &self.from) {
+                    (Some(pass), _) => may_answer(pass, &self.slot),
+                    (None, Some((link, epoch))) => fenced(&self.slot, link, *epoch),
+                    (None, None) => Ok(()),
+                };
+                if let Err(error) = counts {
+                    return self.cut(error);
+                }
+                // As in the head of an answer: what a node said of a call that the module made is not said of this one.
+                if let (None, Some(trailers)) = (&self.from, frame.trailers_mut()) {
+                    placed::strip(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Ok(frame) => frame,
+            Err(panic) => self.cut(panic),
+        }
+    }
 }
 
 impl http_body::Body for CallBody {
@@ -586,51 +660,19 @@ impl http_body::Body for CallBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        if this.body.is_some() && this.late() {
-            return this.cut(CallError::DeadlineExceeded);
-        }
-        let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        if this.pass.as_ref().is_some_and(Pass::is_cut) {
-            return this.end();
-        }
-        let frame = guard::run(&this.slot, this.path.path(), this.scope, || Pin::new(body).poll_frame(cx));
-        match frame {
-            Ok(Poll::Pending) if this.expired(cx) => this.cut(CallError::DeadlineExceeded),
-            Ok(Poll::Pending) => match &mut this.pass {
-                Some(pass) => {
-                    pass.streams();
-                    match pass.poll_cut(cx) {
-                        Poll::Ready(()) => this.end(),
-                        Poll::Pending => Poll::Pending,
-                    }
+        let frame = self.poll_module(cx);
+        if let (Poll::Ready(frame), Some(account)) = (&frame, &mut self.account) {
+            match frame {
+                None => account.close(Code::Unknown),
+                Some(Err(status)) => account.close(status.code()),
+                Some(Ok(frame)) => {
+                    frame.trailers_ref().into_iter().for_each(|trailers| {
+                        account.close(code_in(trailers).unwrap_or(Code::Unknown));
+                    });
                 }
-                None => Poll::Pending,
-            },
-            Ok(Poll::Ready(Some(Err(broken)))) if this.from.is_some() => {
-                let (link, epoch) = this.from.as_ref().expect("it was looked at");
-                let (node, epoch) = (link.node.clone(), *epoch);
-                let error = crate::status::with_causes(&broken);
-                this.cut(CallError::Broken { module: this.slot.module().clone(), node, epoch, error })
             }
-            Ok(Poll::Ready(Some(Ok(mut frame)))) => {
-                let counts = match (&this.pass, &this.from) {
-                    (Some(pass), _) => may_answer(pass, &this.slot),
-                    (None, Some((link, epoch))) => fenced(&this.slot, link, *epoch),
-                    (None, None) => Ok(()),
-                };
-                if let Err(error) = counts {
-                    return this.cut(error);
-                }
-                // As in the head of an answer: what a node said of a call that the module made is not said of this one.
-                if let (None, Some(trailers)) = (&this.from, frame.trailers_mut()) {
-                    placed::strip(trailers);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Ok(frame) => frame,
-            Err(panic) => this.cut(panic),
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

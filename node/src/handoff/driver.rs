@@ -29,6 +29,7 @@ use crate::{
     call::{
         Channel, Declared,
         chain::{Chain, Sealing},
+        counts::Durations,
         dedupe::{Bounds, Dedupe},
         destination::{Destination, Own, Preference, destination},
         gate::{Cut, Gate, LeaseEnd},
@@ -120,7 +121,11 @@ pub(crate) struct Driver {
     instances: HashMap<InstanceId, Instance>,
     state: watch::Receiver<Arc<State>>,
     members: watch::Receiver<Arc<Members>>,
-    links: Links,
+    links: Arc<Links>,
+    /// Since when the gates of modules are closed that move away.
+    closed: BTreeMap<ModuleName, Instant>,
+    /// For how long they were, when they had.
+    pauses: Arc<Durations>,
     /// What each module's slots were set to last.
     routes: BTreeMap<ModuleName, Route>,
     jobs: JoinSet<Done>,
@@ -205,7 +210,7 @@ pub(crate) enum Order {
 impl Driver {
     pub(crate) fn new(around: Surroundings, modules: BTreeMap<ModuleName, Runnable>) -> Self {
         let classes = modules.iter().map(|(name, runnable)| (name.clone(), runnable.class)).collect();
-        let links = Links::new(around.trust.clone());
+        let links = Arc::new(Links::new(around.trust.clone()));
         Self {
             core: Core::new(around.me.clone(), classes, around.handover_timeout),
             state: around.log.state(),
@@ -214,6 +219,8 @@ impl Driver {
             modules,
             instances: HashMap::new(),
             links,
+            closed: BTreeMap::new(),
+            pauses: Arc::default(),
             routes: BTreeMap::new(),
             jobs: JoinSet::new(),
             doing: HashMap::new(),
@@ -230,6 +237,16 @@ impl Driver {
     /// What the node runs.
     pub(crate) fn hosting(&self) -> watch::Receiver<BTreeMap<ModuleName, Hosted>> {
         self.hosting.subscribe()
+    }
+
+    /// The ways to other nodes.
+    pub(crate) fn links(&self) -> Arc<Links> {
+        Arc::clone(&self.links)
+    }
+
+    /// How long the gates were closed of modules that have moved away.
+    pub(crate) fn pauses(&self) -> Arc<Durations> {
+        Arc::clone(&self.pauses)
     }
 
     /// Starts all that is this node's at once, and waits for it: for a node that is alone, where a module that does not
@@ -297,7 +314,12 @@ impl Driver {
                         Event::Look
                     }
                 },
-                Some(event) = self.events.1.recv() => event,
+                Some(event) = self.events.1.recv() => {
+                    if let Event::Closed { module, .. } = &event {
+                        self.closed.insert(module.clone(), Instant::now());
+                    }
+                    event
+                }
                 Some(Installed { module, id, of, sealed, ready }) = self.installed.1.recv() => {
                     Event::Installed { module, id, of, sealed, ready }
                 }
@@ -370,6 +392,9 @@ impl Driver {
             .into_iter()
             .map(|Built { service, local }| (service, local.behind(Arc::clone(&gate)).keeping(Arc::clone(&kept))));
         let services = services.collect();
+        if let Some(runnable) = self.modules.get(&module) {
+            runnable.facts.counts.watch(&gate);
+        }
         tracing::debug!(%module, "module started");
         let (state, ownership) = (tasks.state.clone(), tasks.ownership.clone());
         let hooks = ownership.has_hooks();
@@ -398,6 +423,7 @@ impl Driver {
                 Command::Close { module, id } => {
                     if let Some(instance) = self.instances.get(&id) {
                         instance.gate.close();
+                        self.closed.insert(module.clone(), Instant::now());
                         tracing::debug!(%module, "closed");
                     }
                 }
@@ -604,6 +630,8 @@ impl Driver {
 
     fn propose(&mut self, module: ModuleName, expect: Version, change: PartChange, why: String) {
         let (log, by) = (self.around.log.clone(), self.around.me.node.to_string());
+        let handover = matches!(change, PartChange::Handover { .. });
+        let pause = self.closed.get(&module).copied().filter(|_| handover).map(|since| (since, self.pauses()));
         // That a target is ready holds for as long as it was there a moment ago.
         let limit = match change {
             PartChange::Handover { ready: true, .. } => READY,
@@ -612,7 +640,11 @@ impl Driver {
         self.jobs.spawn(async move {
             let command = LogCommand::Part { module: module.clone(), expect, change, why };
             match timeout(limit, log.propose(Proposal { at: clock::wall(), by, asked: None, command })).await {
-                Ok(Ok(Ok(_))) => {}
+                Ok(Ok(Ok(_))) => {
+                    if let Some((since, pauses)) = pause {
+                        pauses.count(since.elapsed());
+                    }
+                }
                 Ok(Ok(Err(refused))) => tracing::debug!(%module, %refused, "the placement has moved on"),
                 Ok(Err(error)) => tracing::warn!(%module, %error, "the placement log did not take a change"),
                 Err(_) => tracing::debug!(%module, "the placement log takes long; the target is not taken for ready"),

@@ -20,6 +20,7 @@ use super::carried::Parcels;
 use crate::{
     call::{
         caller::Held,
+        counts::Origin,
         placed::{self, Arrival},
         serve,
         short::Inside,
@@ -285,21 +286,25 @@ impl Calls {
         };
         let client = match client {
             Ok(client) => client,
-            Err(refused) => return Box::pin(ready(Ok(Status::from(CallError::from(refused)).into_http()))),
+            Err(refused) => {
+                let status = Status::from(CallError::from(refused));
+                slot.facts().counts.ingress.codes.count(status.code());
+                return Box::pin(ready(Ok(status.into_http())));
+            }
         };
         if !slot.is_built_in() && self.refusing.is_cancelled() {
             let refused = CallError::Stopped(slot.module().clone());
             return Box::pin(ready(Ok(Status::from(refused).into_http())));
         }
         let in_flight = (!slot.is_built_in()).then(|| self.in_flight.token());
-        let (arrival, held) = match self.callers {
-            Callers::Nodes => Arrival::take(request.headers_mut()),
+        let (origin, (arrival, held)) = match self.callers {
+            Callers::Nodes => (Origin::Node, Arrival::take(request.headers_mut())),
             Callers::Clients => {
                 placed::strip_request(request.headers_mut());
                 let held = client.map(Held::of);
-                (Arrival { client: held.as_ref().map(Held::id), ..Arrival::default() }, held)
+                (Origin::Client, (Arrival { client: held.as_ref().map(Held::id), ..Arrival::default() }, held))
             }
         };
-        Box::pin(async move { Ok(serve(slot, request, arrival, held, in_flight).await) })
+        Box::pin(async move { Ok(serve(slot, request, origin, arrival, held, in_flight).await) })
     }
 }

@@ -19,7 +19,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -156,7 +156,10 @@ impl Socket for Sending {
         let mut num_bytes_sent = 0;
         for datagram in datagrams {
             match self.network.send_to(&datagram, to).await {
-                Ok(sent) => num_bytes_sent += sent,
+                Ok(sent) => {
+                    num_bytes_sent += sent;
+                    self.seal.datagrams.sent.fetch_add(1, Ordering::Relaxed);
+                }
                 // One peer that can't be reached is no reason to end gossip with all.
                 Err(error) => {
                     tracing::debug!(%error, peer = %to, "a datagram of gossip was not sent");
@@ -205,11 +208,12 @@ impl Pump {
                     return;
                 }
             };
+            self.seal.datagrams.received.fetch_add(1, Ordering::Relaxed);
             let opened = match self.open(&datagram[..size], from) {
                 Ok(Some(opened)) => opened,
                 Ok(None) => continue,
                 Err(dropped) => {
-                    self.drop(dropped.why(), from);
+                    self.drop(dropped, from);
                     continue;
                 }
             };
@@ -224,7 +228,7 @@ impl Pump {
                         return;
                     }
                 }
-                None => self.drop("sealed, and no gossip", from),
+                None => self.drop(Dropped::NotGossip, from),
             }
         }
     }
@@ -272,8 +276,9 @@ impl Pump {
     }
 
     /// Counts, and tells now and then: whoever sends rubbish should not fill the log.
-    fn drop(&mut self, why: &'static str, from: SocketAddr) {
-        *self.dropped.entry(why).or_default() += 1;
+    fn drop(&mut self, why: Dropped, from: SocketAddr) {
+        self.seal.datagrams.count_dropped(why);
+        *self.dropped.entry(why.why()).or_default() += 1;
         if self.told.elapsed() >= TELL {
             self.told = Instant::now();
             for (why, count) in std::mem::take(&mut self.dropped) {

@@ -62,7 +62,7 @@ use tonic::Code;
 use tracing::{debug, error, info, warn};
 use wire::{consensus_server::ConsensusServer, placement_server::PlacementServer};
 
-use super::state::{Command, Outcome, Proposal, State};
+use super::state::{Command, Outcome, PartChange, Proposal, State};
 use crate::{
     clock, disk,
     id::{Incarnation, NodeId, RaftId},
@@ -259,6 +259,8 @@ pub(crate) struct Log {
 struct Inner {
     shared: Arc<Shared>,
     tasks: AsyncMutex<JoinSet<()>>,
+    /// Changes of parts that this node has proposed, and that were made.
+    changed: [AtomicU64; PartChange::KINDS.len()],
 }
 
 impl Drop for Inner {
@@ -396,7 +398,8 @@ impl Log {
         tasks.spawn(until(stop.clone(), bootstrap::run(shared.clone())));
         tasks.spawn(until(stop.clone(), follow::run(shared.clone())));
         tasks.spawn(until(stop.clone(), autopilot::run(shared.clone())));
-        Ok(Self { inner: Arc::new(Inner { shared, tasks: AsyncMutex::new(tasks) }) })
+        let (tasks, changed) = (AsyncMutex::new(tasks), Default::default());
+        Ok(Self { inner: Arc::new(Inner { shared, tasks, changed }) })
     }
 
     /// The two services that other nodes call, for the cluster listener.
@@ -447,7 +450,22 @@ impl Log {
     /// # Cancel safety
     /// The change may be made although nobody waits for it any more.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Result<Outcome, ProposeError> {
-        self.inner.shared.propose(proposal).await
+        let kind = kind(&proposal);
+        let proposed = self.inner.shared.propose(proposal).await;
+        self.count(kind, &proposed);
+        proposed
+    }
+
+    fn count(&self, kind: Option<usize>, proposed: &Result<Outcome, ProposeError>) {
+        if let (Some(kind), Ok(Ok(_))) = (kind, proposed) {
+            self.inner.changed[kind].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many changes of parts this node has proposed that were made, for each of [`PartChange::KINDS`].
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.inner.changed.iter().map(|changed| changed.load(Ordering::Relaxed));
+        PartChange::KINDS.into_iter().zip(counts)
     }
 
     /// Proposes a change as the leader of one term: it is applied in this term, or never. Does not wait for an election
@@ -467,13 +485,15 @@ impl Log {
         if !is_me || current != term {
             return Err(ProposeError::LostLead);
         }
-        let waited = shared.timing.propose;
-        match shared.write(Request { proposal: Some(proposal), term: Some(term) }, waited).await {
+        let (waited, kind) = (shared.timing.propose, kind(&proposal));
+        let proposed = match shared.write(Request { proposal: Some(proposal), term: Some(term) }, waited).await {
             Written::Applied(_, outcome) => Ok(outcome),
             Written::NotLeader(_) => Err(ProposeError::LostLead),
             Written::Unknown(last) => Err(ProposeError::Unknown { waited, last }),
             Written::Ended(reason) => Err(ProposeError::Ended(reason)),
-        }
+        };
+        self.count(kind, &proposed);
+        proposed
     }
 
     /// Asks the leader, which may be this node, for leave to serve. `applied` is the index that this node has applied.
@@ -518,6 +538,14 @@ impl Log {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// The change of a part that is proposed, if it is one.
+fn kind(proposal: &Proposal) -> Option<usize> {
+    match &proposal.command {
+        Command::Part { change, .. } => Some(change.kind()),
+        _ => None,
     }
 }
 

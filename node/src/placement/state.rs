@@ -309,6 +309,25 @@ pub(crate) enum PartChange {
     Activated,
 }
 
+impl PartChange {
+    /// What they are called in metrics.
+    pub(crate) const KINDS: [&str; 7] =
+        ["assigned", "replicated", "move_begun", "move_aborted", "prepared", "handed_over", "activated"];
+
+    /// Which of them this is.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Self::Assign(_) => 0,
+            Self::Replicate(_) => 1,
+            Self::BeginMove { .. } => 2,
+            Self::AbortMove => 3,
+            Self::Prepared => 4,
+            Self::Handover { .. } => 5,
+            Self::Activated => 6,
+        }
+    }
+}
+
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]

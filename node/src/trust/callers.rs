@@ -10,7 +10,10 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,6 +58,21 @@ pub(crate) enum Refused {
     Module { from: ModuleName, module: ModuleName, why: Cow<'static, str> },
 }
 
+impl Refused {
+    /// What the reasons are called in metrics.
+    pub(crate) const REASONS: [&str; 5] = ["token", "expired", "nameless", "client", "module"];
+
+    fn reason(&self) -> usize {
+        match self {
+            Self::Token(_) => 0,
+            Self::Expired => 1,
+            Self::Nameless(_) => 2,
+            Self::Client { .. } => 3,
+            Self::Module { .. } => 4,
+        }
+    }
+}
+
 /// Who may call what. Cheap to clone; the default lets everybody call what is not internal.
 #[derive(Clone, Default)]
 pub(crate) struct CallPolicy(Arc<Inner>);
@@ -67,6 +85,9 @@ struct Inner {
     unmarked: UnmarkedModules,
     /// What was told already of what would be refused. Of a program's own names, so it has a bound.
     told: ArcSwap<HashSet<String>>,
+    /// By reason: what was refused, and what would have been.
+    refused: [AtomicU64; Refused::REASONS.len()],
+    audited: [AtomicU64; Refused::REASONS.len()],
 }
 
 impl fmt::Debug for CallPolicy {
@@ -101,7 +122,7 @@ impl CallPolicy {
             })
         });
         let (policy, tokens) = (policy.transpose()?.map(Arc::new), tokens.transpose()?.map(Arc::new));
-        Ok(Self(Arc::new(Inner { policy, tokens, mode: settings.mode, unmarked, told: ArcSwap::default() })))
+        Ok(Self(Arc::new(Inner { policy, tokens, mode: settings.mode, unmarked, ..Inner::default() })))
     }
 
     /// What follows the files, if there are some.
@@ -122,12 +143,23 @@ impl CallPolicy {
         certified: Option<&Certified>,
     ) -> Result<Option<Arc<Client>>, Refused> {
         // Whoever it is: nobody's token need be looked at for that.
-        if exposed == Exposed::Internal {
-            return Err(Refused::Client { module: module.clone(), why: "it is internal" });
-        }
-        let client = self.client(headers, certified)?;
-        self.admits(module, exposed, path, client.as_deref())?;
-        Ok(client)
+        let admitted = if exposed == Exposed::Internal {
+            Err(Refused::Client { module: module.clone(), why: "it is internal" })
+        } else {
+            self.client(headers, certified).and_then(|client| {
+                self.admits(module, exposed, path, client.as_deref())?;
+                Ok(client)
+            })
+        };
+        admitted.inspect_err(|refused| count(&self.0.refused, refused))
+    }
+
+    /// How many calls were refused, and how many would have been, for each of [`Refused::REASONS`].
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let counts = self.0.refused.iter().zip(&self.0.audited);
+        Refused::REASONS.into_iter().zip(counts).map(|(reason, (refused, audited))| {
+            (reason, refused.load(Ordering::Relaxed), audited.load(Ordering::Relaxed))
+        })
     }
 
     /// Who a client is, by its certificate and by the token in its metadata.
@@ -193,6 +225,8 @@ impl CallPolicy {
         match self.0.unmarked {
             UnmarkedModules::Serve => {}
             UnmarkedModules::Audit => {
+                let why = "it does not say that it is public";
+                count(&self.0.audited, &Refused::Client { module: module.clone(), why });
                 if self.is_first(&format!("{module} unmarked")) {
                     tracing::warn!(
                         %module,
@@ -251,7 +285,8 @@ impl CallPolicy {
         why: Cow<'static, str>,
     ) -> Result<(), Refused> {
         let refused = Refused::Module { from: from.clone(), module: module.clone(), why };
-        self.unless_audited::<()>(Err(refused), path, |_| format!("{from} {module}")).map(drop)
+        let admitted = self.unless_audited::<()>(Err(refused), path, |_| format!("{from} {module}")).map(drop);
+        admitted.inspect_err(|refused| count(&self.0.refused, refused))
     }
 
     /// What was found, or nothing where it is only told of in the log: once for each `key`, which has nothing of a client's.
@@ -265,6 +300,7 @@ impl CallPolicy {
             Ok(found) => Ok(Some(found)),
             Err(refused) if self.0.mode == CallersMode::Enforce => Err(refused),
             Err(refused) => {
+                count(&self.0.audited, &refused);
                 if self.is_first(&key(&refused)) {
                     tracing::warn!(method = path, would_be = %refused, "`callers.mode = \"enforce\"` would refuse a call");
                 }
@@ -285,6 +321,11 @@ impl CallPolicy {
         });
         !before.contains(what)
     }
+}
+
+#[cold]
+fn count(counts: &[AtomicU64; Refused::REASONS.len()], refused: &Refused) {
+    counts[refused.reason()].fetch_add(1, Ordering::Relaxed);
 }
 
 /// Whether a policy speaks of what is there only, for of a name that is written wrong it would say nothing at all; and whether

@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use chacha20poly1305::{
@@ -203,6 +204,8 @@ pub(crate) enum Dropped {
     ForAnother,
     /// More senders, or more pieces, than there is room for.
     TooMany,
+    /// Of a node that has a key, and does not speak as chitchat does.
+    NotGossip,
 }
 
 impl Dropped {
@@ -216,7 +219,39 @@ impl Dropped {
             Self::OldOrClocksDiffer => "of another time: replayed, or the nodes' clocks differ",
             Self::ForAnother => "sent to another address: reflected, or cluster.advertise is not where others send to",
             Self::TooMany => "too many at a time",
+            Self::NotGossip => "sealed, and no gossip",
         }
+    }
+}
+
+/// What has become of datagrams.
+#[derive(Debug, Default)]
+pub(crate) struct Datagrams {
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
+    /// Of those, the ones that were dropped.
+    dropped: [AtomicU64; Self::REASONS.len()],
+}
+
+impl Datagrams {
+    /// Each reason to drop one, and what it is called in metrics.
+    pub(crate) const REASONS: [(Dropped, &str); 8] = [
+        (Dropped::NotSealed, "not_sealed"),
+        (Dropped::UnknownKey, "unknown_key"),
+        (Dropped::NotAuthentic, "not_authentic"),
+        (Dropped::Replayed, "replayed"),
+        (Dropped::OldOrClocksDiffer, "old_or_clocks_differ"),
+        (Dropped::ForAnother, "for_another"),
+        (Dropped::TooMany, "too_many"),
+        (Dropped::NotGossip, "not_gossip"),
+    ];
+
+    pub(crate) fn count_dropped(&self, why: Dropped) {
+        self.dropped[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dropped(&self, why: Dropped) -> u64 {
+        self.dropped[why as usize].load(Ordering::Relaxed)
     }
 }
 

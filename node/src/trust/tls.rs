@@ -1,6 +1,6 @@
 //! TLS configurations, from PEM files.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use outpost_proto::mutual::{self, Credentials, Part};
 use tokio_rustls::rustls::{
@@ -13,18 +13,22 @@ use tokio_rustls::rustls::{
 use super::{TrustError, files::File};
 use crate::clock;
 
+/// What clients that connect to a listener are shown.
+pub(super) struct ForClients {
+    pub(super) config: Arc<ServerConfig>,
+    /// When the certificate expires, since 1970, where that can be told.
+    pub(super) expires: Option<Duration>,
+}
+
 /// What clients that connect to a listener are shown: a certificate and its key. With a third file, they are asked for one
 /// that somebody in it has signed, and `required` to have one.
-pub(super) fn for_clients(
-    files: &[File],
-    contents: &[Vec<u8>],
-    required: bool,
-) -> Result<Arc<ServerConfig>, TrustError> {
+pub(super) fn for_clients(files: &[File], contents: &[Vec<u8>], required: bool) -> Result<ForClients, TrustError> {
     let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&contents[0]).collect();
     let chain = chain.map_err(|error| files[0].unusable(format!("{error}; a chain of certificates is needed")))?;
     if chain.is_empty() {
         return Err(files[0].unusable("there is no certificate in PEM".to_owned()));
     }
+    let expires = mutual::shown(&chain).ok().map(|shown| shown.expires);
     let key = PrivateKeyDer::from_pem_slice(&contents[1])
         .map_err(|error| files[1].unusable(format!("{error}; a private key in PEM is needed")))?;
     let provider = Arc::new(ring::default_provider());
@@ -47,7 +51,7 @@ pub(super) fn for_clients(
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
     }
-    Ok(Arc::new(config))
+    Ok(ForClients { config: Arc::new(config), expires })
 }
 
 /// What a node shows to others of its cluster: a certificate for it, its key, and those who may sign.
@@ -57,7 +61,7 @@ pub(super) fn for_node(
     cluster: &str,
     node: &str,
 ) -> Result<Credentials, TrustError> {
-    let now = std::time::Duration::from_millis(clock::wall().0);
+    let now = Duration::from_millis(clock::wall().0);
     let credentials = Credentials::from_pem(&contents[0], &contents[1], &contents[2], now);
     let credentials = credentials.map_err(|bad| {
         let file = match bad.part {
