@@ -152,6 +152,29 @@ def check_callers(variables):
         expect(isinstance(read, list) and read, f"{start}{key} is no list of some")
 
 
+def check_metrics(by_name):
+    """Who may ask for metrics can, and nobody else."""
+    for (kind, _), manifest in by_name.items():
+        if kind in ("StatefulSet", "Deployment"):
+            [container] = pod_of(manifest)["spec"]["containers"]
+            announced = "metrics" in {port["name"] for port in container["ports"]}
+            listens = "OUTPOST_METRICS__LISTEN" in environment(container)
+            expect(announced == listens, "the port of metrics is announced, and nobody listens, or the other way round")
+        if kind == "NetworkPolicy":
+            rules = [rule for rule in manifest["spec"]["ingress"] if any(port["port"] == "metrics" for port in rule["ports"])]
+            expect(all(rule.get("from") for rule in rules), "everybody may ask for metrics")
+            expect(len(rules) <= 1, "there are two rules on metrics")
+        if kind == "ServiceMonitor":
+            selector = manifest["spec"]["selector"]["matchLabels"].items()
+            services = [service for (other, _), service in by_name.items() if other == "Service"]
+            found = [service for service in services if selector <= service["metadata"]["labels"].items()]
+            expect(len(found) == 1, f"a ServiceMonitor finds {len(found)} Services")
+            ports = {port["name"] for port in found[0]["spec"]["ports"]}
+            expect({end["port"] for end in manifest["spec"]["endpoints"]} <= ports, "a ServiceMonitor names a port that is none")
+        if kind == "PrometheusRule":
+            expect(manifest["spec"]["groups"][0]["rules"], "a PrometheusRule has no rules")
+
+
 def check_files(spec, by_name):
     """A file that a variable names is in a volume, as far as can be told."""
     [container] = spec["containers"]
@@ -180,6 +203,7 @@ def check_file(manifests):
         by_name[key] = manifest
     expect(not {kind for kind, _ in by_name} & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}, "there are roles")
 
+    check_metrics(by_name)
     for (kind, name), manifest in by_name.items():
         try:
             if pod := pod_of(manifest):
@@ -271,6 +295,8 @@ def changes(helm, chart):
     same("another policy", "--set", "callers.policy.orders.clients={anyone}", but={("ConfigMap", f"{name}-callers")})
     same("a policy for one more module", "--set", "callers.policy.cart.clients={token}", but={("ConfigMap", f"{name}-callers")})
     same("other bounds of the autoscaler", "--set", "stateless.autoscaling.maxReplicas=9", but={("HorizontalPodAutoscaler", f"{name}-stateless")})
+    same("who may ask for metrics", "--set", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus", but={("NetworkPolicy", name)})
+    same("how often they are asked for", "--set", "metrics.serviceMonitor.interval=60s", but={("ServiceMonitor", name)})
     same("who may connect", "--set", "networkPolicy.ingressFrom=null", but={("NetworkPolicy", name)})
 
     after = rendered(helm, chart, *base, "--set", "settings.log.format=text")
@@ -301,13 +327,13 @@ def changes(helm, chart):
     try:
         import tomllib
     except ImportError:
-        return "18 changes (no tomllib before Python 3.11: outpost.toml and policy.toml are not parsed)"
+        return "20 changes (no tomllib before Python 3.11: outpost.toml and policy.toml are not parsed)"
     values = yaml.safe_load((ci / "csi-values.yaml").read_text())
     policy = before["ConfigMap", f"{name}-callers"]["data"]["policy.toml"]
     for file, text, wanted in (("outpost.toml", text, values["settings"]), ("policy.toml", policy, values["callers"]["policy"])):
         read = tomllib.loads(text)
         expect(read == wanted, f"{file} says {read}, and the values {wanted}")
-    return "18 changes"
+    return "20 changes"
 
 
 if __name__ == "__main__":

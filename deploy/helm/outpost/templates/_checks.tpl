@@ -118,6 +118,13 @@
 {{- fail "stateless.autoscaling has nothing to go by: set targetCPUUtilizationPercentage, or metrics" -}}
 {{- end -}}
 
+{{- if and $values.metrics.enabled $values.networkPolicy.enabled (not $values.networkPolicy.metricsFrom) -}}
+{{- fail "metrics.enabled needs networkPolicy.metricsFrom, who may ask for them: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}
+{{- end -}}
+{{- if and (not $values.metrics.enabled) (or $values.metrics.podAnnotations $values.metrics.serviceMonitor.enabled $values.metrics.prometheusRule.enabled) -}}
+{{- fail "metrics.podAnnotations, metrics.serviceMonitor and metrics.prometheusRule are of use only with metrics.enabled" -}}
+{{- end -}}
+
 {{- /* What the chart sets by the environment, which would win without a word. */ -}}
 {{- range $owned := list
   (list "node.name" "the pod's name is the node's")
@@ -147,6 +154,8 @@
   (list "admin.listen" "see trust.mode")
   (list "admin.operators" "set operators")
   (list "health.listen" "the chart sets it")
+  (list "metrics.listen" "set metrics.enabled")
+  (list "metrics.plaintext_beyond_loopback" "set metrics.enabled")
 -}}
 {{- $parts := splitList "." (index $owned 0) -}}
 {{- $table := $values.settings -}}

@@ -21,6 +21,11 @@ metadata:
     {{- if $values.rollOnSettingsChange }}
     checksum/settings: {{ include "outpost.toml" (list "" $values.settings) | sha256sum }}
     {{- end }}
+    {{- if and $values.metrics.enabled $values.metrics.podAnnotations }}
+    prometheus.io/scrape: "true"
+    prometheus.io/port: "7004"
+    prometheus.io/path: /metrics
+    {{- end }}
     {{- with $values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -160,6 +165,12 @@ spec:
         {{- end }}
         - name: OUTPOST_HEALTH__LISTEN
           value: {{ printf "%s:7003" $any | quote }}
+        {{- if $values.metrics.enabled }}
+        - name: OUTPOST_METRICS__LISTEN
+          value: {{ printf "%s:7004" $any | quote }}
+        - name: OUTPOST_METRICS__PLAINTEXT_BEYOND_LOOPBACK
+          value: "true"
+        {{- end }}
         {{- if $trusted }}
         {{- $csi := eq $values.trust.mode "csi" }}
         - name: OUTPOST_TRUST__CERTIFICATE
@@ -196,6 +207,11 @@ spec:
         - name: health
           containerPort: 7003
           protocol: TCP
+        {{- if $values.metrics.enabled }}
+        - name: metrics
+          containerPort: 7004
+          protocol: TCP
+        {{- end }}
       startupProbe:
         httpGet:
           path: /livez
