@@ -20,7 +20,7 @@ use toml::{Table, Value};
 pub use units::{Listen, Size, Span};
 use url::Url;
 
-use crate::id::NodeId;
+use crate::{id::NodeId, membership::Seeds};
 
 /// What a node is told from outside. Every key, with its default, is in `docs/configuration.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,7 +83,8 @@ pub struct ClusterSettings {
     /// Allows to listen beyond loopback without certificates (`[trust]`): everybody on the network can read and change
     /// calls and placement.
     pub plaintext_beyond_loopback: bool,
-    /// Other nodes, `HOST:PORT`. A name is looked up again and again, and may stand for many.
+    /// Other nodes, `HOST:PORT`. A name is looked up again and again, and may stand for many. With the cargo feature
+    /// `kubernetes`, also `kubernetes://SERVICE.NAMESPACE:PORT`: what the Service's EndpointSlices say.
     pub seeds: Vec<String>,
     /// A file with more of them, one a line; read again when it changes.
     pub seeds_file: Option<PathBuf>,
@@ -821,8 +822,8 @@ impl Settings {
             fault("cluster.lease", "must be from 1s to 5m");
         }
         for seed in &cluster.seeds {
-            if seed.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-                fault("cluster.seeds", "a seed is a host and a port, such as \"node-1.example:7002\"");
+            if let Err(error) = Seeds::check(seed) {
+                fault("cluster.seeds", &format!("`{seed}` is no seed: {error}"));
             }
         }
         if !cluster.initial_voters.is_empty() && !matches!(cluster.initial_voters.len(), 1 | 3 | 5) {

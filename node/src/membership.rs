@@ -1,7 +1,7 @@
 //! Who is there: names, addresses, what each node says of itself.
 //!
 //! ```text
-//! seeds (list, DNS, file) ─▶ gossip (chitchat) ─▶ core: words to members ─▶ one per name, the newest generation
+//! seeds (list, DNS, file, Kubernetes) ─▶ gossip (chitchat) ─▶ core: words to members ─▶ one per name, the newest generation
 //! what this node says of itself ─▶ ┘     └─ transport, sealed: nothing of who has no key of the cluster
 //! ```
 //!

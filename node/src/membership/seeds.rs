@@ -1,12 +1,20 @@
 //! Where to find other nodes at first: a list, a file, and the names in both, looked up for as long as the node runs.
+//! Services of Kubernetes are among them where this is built with the feature `kubernetes`: those are watched, not asked
+//! again and again.
 //!
 //! chitchat is started without seeds. It looks names up once at the start and then each minute, so a name that was not
 //! there yet would cost a minute, and it knows no files. What it offers is to greet one address now; so the seeds are
 //! ours, and `gossip` greets them: all of them while the node is alone, later now and then one of which nothing is
 //! known, so that two halves of a cluster find each other again.
 
+#[cfg(feature = "kubernetes-client")]
+mod kubernetes;
+#[cfg(not(feature = "kubernetes-client"))]
+#[path = "seeds/no_kubernetes.rs"]
+mod kubernetes;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,10 +24,12 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    task::JoinSet,
+    time::{Instant, timeout},
 };
 use tracing::{info, warn};
 
+use self::kubernetes::Service;
 use crate::{disk, net::lookup_host};
 
 /// How often the file is read, and how soon a lookup that found nothing is repeated.
@@ -40,17 +50,34 @@ pub(crate) struct Seeds {
     own: Arc<[SocketAddr]>,
 }
 
+/// A seed, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Seed {
+    /// `HOST:PORT`
+    Host(String),
+    /// `kubernetes://SERVICE.NAMESPACE:PORT`
+    Service(Service),
+}
+
 /// What was found, and what is wrong with the rest.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Found {
     addresses: BTreeSet<SocketAddr>,
     problems: BTreeSet<String>,
 }
 
 impl Seeds {
-    /// Seeds are written `HOST:PORT`; in `file` one a line, with `#` before a comment.
+    /// Seeds are written `HOST:PORT`, or `kubernetes://SERVICE.NAMESPACE:PORT`; in `file` one a line, with `#` before a comment.
     pub(crate) fn new(list: Vec<String>, file: Option<PathBuf>, own: Vec<SocketAddr>) -> Self {
         Self { list: list.into(), file: file.map(Into::into), own: own.into() }
+    }
+
+    /// Whether something is a seed, and if not, what is expected.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn check(seed: &str) -> Result<(), &'static str> {
+        parse(seed).map(drop)
     }
 
     /// Whether there is nothing to find, ever.
@@ -74,12 +101,20 @@ impl Seeds {
     pub(super) async fn watch(self, found: watch::Sender<Vec<SocketAddr>>) {
         let mut told = BTreeSet::new();
         let mut names = BTreeSet::new();
+        let mut services = Services::default();
         let mut due = Instant::now();
         while !found.is_closed() {
             let (now_named, problems) = self.names().await;
-            if now_named != names || Instant::now() >= due {
+            let news = services.news.has_changed().unwrap_or(false);
+            if now_named != names || news || Instant::now() >= due {
                 names = now_named;
-                let Found { addresses, problems } = self.look_up(&names, problems).await;
+                services.follow(&names, &self.own);
+                let mut all = self.look_up(&names, problems).await;
+                for Found { addresses, problems } in services.news.borrow_and_update().values() {
+                    all.addresses.extend(addresses);
+                    all.problems.extend(problems.iter().cloned());
+                }
+                let Found { addresses, problems } = all;
                 due = Instant::now() + if addresses.is_empty() { SOON } else { AGAIN };
                 for problem in problems.difference(&told) {
                     warn!("{problem}");
@@ -95,17 +130,18 @@ impl Seeds {
                     new
                 });
             }
-            sleep(SOON).await;
+            // Its sender is beside it.
+            let _ = timeout(SOON, services.news.changed()).await;
         }
     }
 
     /// What is written: in the list and in the file as it is now.
-    async fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+    async fn names(&self) -> (BTreeSet<Seed>, BTreeSet<String>) {
         let mut names = BTreeSet::new();
         let mut problems = BTreeSet::new();
         for seed in self.list.iter() {
             match parse(seed) {
-                Ok(seed) => drop(names.insert(seed.to_owned())),
+                Ok(seed) => drop(names.insert(seed)),
                 Err(error) => drop(problems.insert(format!("seed `{seed}` is passed over: {error}"))),
             }
         }
@@ -119,7 +155,7 @@ impl Seeds {
                         continue;
                     }
                     match parse(seed) {
-                        Ok(seed) => drop(names.insert(seed.to_owned())),
+                        Ok(seed) => drop(names.insert(seed)),
                         Err(error) => {
                             let line = format!("{}:{number}: seed `{seed}` is passed over: {error}", file.display());
                             problems.insert(line);
@@ -134,8 +170,9 @@ impl Seeds {
         (names, problems)
     }
 
-    async fn look_up(&self, names: &BTreeSet<String>, mut problems: BTreeSet<String>) -> Found {
-        let lookups = names.iter().map(|name| async move {
+    async fn look_up(&self, names: &BTreeSet<Seed>, mut problems: BTreeSet<String>) -> Found {
+        let hosts = names.iter().filter_map(|seed| if let Seed::Host(host) = seed { Some(host) } else { None });
+        let lookups = hosts.map(|name| async move {
             // An address needs no resolver, not even a broken one.
             if let Ok(address) = name.parse::<SocketAddr>() {
                 return (name, Ok(vec![address]));
@@ -158,6 +195,48 @@ impl Seeds {
     }
 }
 
+/// Services that are watched.
+#[derive(Debug)]
+struct Services {
+    tasks: BTreeMap<Service, JoinSet<()>>,
+    tell: watch::Sender<BTreeMap<Service, Found>>,
+    news: watch::Receiver<BTreeMap<Service, Found>>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        let (tell, news) = watch::channel(BTreeMap::new());
+        Self { tasks: BTreeMap::new(), tell, news }
+    }
+}
+
+impl Services {
+    /// Watches those among the seeds, and no others.
+    fn follow(&mut self, seeds: &BTreeSet<Seed>, own: &Arc<[SocketAddr]>) {
+        let named = |service: &Service| seeds.contains(&Seed::Service(service.clone()));
+        self.tasks.retain(|service, _| named(service));
+        self.tell.send_if_modified(|found| {
+            found.retain(|service, _| named(service));
+            false
+        });
+        for seed in seeds {
+            let Seed::Service(service) = seed else { continue };
+            self.tasks.entry(service.clone()).or_insert_with(|| {
+                let (service, own, tell) = (service.clone(), Arc::clone(own), self.tell.clone());
+                let mut task = JoinSet::new();
+                task.spawn(async move {
+                    let key = service.clone();
+                    let tell = |new: Found| {
+                        tell.send_if_modified(|found| found.insert(key.clone(), new.clone()).as_ref() != Some(&new));
+                    };
+                    kubernetes::watch(service, &own, tell).await;
+                });
+                task
+            });
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > FILE_MAX {
@@ -166,17 +245,20 @@ fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
-/// Checks the form `HOST:PORT`.
-fn parse(seed: &str) -> Result<&str, &'static str> {
+fn parse(seed: &str) -> Result<Seed, &'static str> {
     const EXPECTED: &str = "expected a host and a port, such as `node-1.example:7002` or `[fd00::1]:7002`";
+    if let Some(service) = seed.strip_prefix("kubernetes://") {
+        return Service::parse(service).map(Seed::Service);
+    }
+    let host_and_port = || Ok(Seed::Host(seed.to_owned()));
     if seed.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
-        return Ok(seed);
+        return host_and_port();
     }
     let (host, port) = seed.rsplit_once(':').ok_or(EXPECTED)?;
     let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     let good = !host.is_empty() && host.bytes().all(letters) && port.parse::<u16>().is_ok_and(|port| port != 0);
     // An address without brackets, `fd00::1`, is no name with a port; `1.2.3.4:0` is no address.
-    if good && host.parse::<IpAddr>().is_err() { Ok(seed) } else { Err(EXPECTED) }
+    if good && host.parse::<IpAddr>().is_err() { host_and_port() } else { Err(EXPECTED) }
 }
 
 #[cfg(test)]
@@ -195,10 +277,20 @@ mod tests {
     #[test]
     fn a_seed_is_a_host_and_a_port() {
         for good in ["1.2.3.4:7002", "[fd00::1]:7002", "localhost:1", "a.b-c.example:65535", "shop-headless:7002"] {
-            assert_eq!(parse(good), Ok(good));
+            assert_eq!(parse(good), Ok(Seed::Host(good.to_owned())));
         }
         for bad in ["", ":", "a", "a:", ":1", "a:0", "a:65536", "1.2.3.4:0", "fd00::1", "a b:1", "http://a:1", "a:x"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_a_seed_where_it_can_be_watched() {
+        let seed = Seeds::check("kubernetes://shop-nodes.shop:cluster");
+        if cfg!(feature = "kubernetes-client") {
+            assert_eq!(seed, Ok(()));
+        } else {
+            assert!(seed.is_err_and(|error| error.contains("feature `kubernetes`")));
         }
     }
 
