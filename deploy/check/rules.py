@@ -71,7 +71,9 @@ def check_ports(ports, key):
 
 def check_pod(pod):
     spec = pod["spec"]
-    expect(spec.get("automountServiceAccountToken") is False, "a token is mounted")
+    seeds = [environment(container).get("OUTPOST_CLUSTER__SEEDS", "") for container in spec["containers"]]
+    watches = any("kubernetes://" in each for each in seeds)
+    expect(spec.get("automountServiceAccountToken") is watches, "a token is mounted where none is used, or missing")
     expect(spec.get("enableServiceLinks") is False, "Services' variables would be among the settings")
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         expect(not spec.get(key), f"{key} is set")
@@ -175,6 +177,23 @@ def check_metrics(by_name):
             expect(manifest["spec"]["groups"][0]["rules"], "a PrometheusRule has no rules")
 
 
+def check_roles(by_name):
+    """A token is good for finding nodes in the namespace, where pods have one, and there are no other rights."""
+    roles = {key: manifest for key, manifest in by_name.items() if "Role" in key[0]}
+    pods = [pod["spec"] for manifest in by_name.values() if (pod := pod_of(manifest))]
+    accounts = {pod["serviceAccountName"] for pod in pods if pod["automountServiceAccountToken"]}
+    if not accounts:
+        return expect(not roles, "there are roles")
+    expect({kind for kind, _ in roles} == {"Role", "RoleBinding"}, f"there are {sorted(roles)}")
+    [role] = [manifest for (kind, _), manifest in roles.items() if kind == "Role"]
+    [rule] = role["rules"]
+    wanted = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+    expect(rule == wanted, f"nodes may do more than find each other, or less: {rule}")
+    [binding] = [manifest for (kind, _), manifest in roles.items() if kind == "RoleBinding"]
+    expect(binding["roleRef"]["name"] == role["metadata"]["name"], "the RoleBinding is to another Role")
+    expect({subject["name"] for subject in binding["subjects"]} == accounts, "the Role is not for those who have a token")
+
+
 def check_files(spec, by_name):
     """A file that a variable names is in a volume, as far as can be told."""
     [container] = spec["containers"]
@@ -201,8 +220,7 @@ def check_file(manifests):
         expect(key not in by_name, f"{key} is there twice")
         expect(len(key[1]) <= 63, f"the name {key[1]} is longer than 63")
         by_name[key] = manifest
-    expect(not {kind for kind, _ in by_name} & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}, "there are roles")
-
+    check_roles(by_name)
     check_metrics(by_name)
     for (kind, name), manifest in by_name.items():
         try:

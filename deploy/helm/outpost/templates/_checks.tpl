@@ -26,6 +26,14 @@
 {{- fail "persistence.mode is none, and replicas more than 1: nodes without a data directory never vote beside others; set persistence.mode to claim or emptyDir, or replicas to 1" -}}
 {{- end -}}
 
+{{- if eq $values.cluster.discovery "dns" -}}
+{{- range $values.cluster.seeds -}}
+{{- if hasPrefix "kubernetes://" . -}}
+{{- fail (printf "cluster.seeds names `%s`, which is watched through Kubernetes' API: set cluster.discovery to endpointslices, so that pods get a Role and a token for it" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- if eq $values.trust.mode "secret" -}}
 {{- if not $values.trust.secret.name -}}
 {{- $names := list -}}

@@ -15,6 +15,15 @@
 {{- printf "%s-nodes.%s.svc.%s" (include "outpost.fullname" .) .Release.Namespace .Values.cluster.domain -}}
 {{- end -}}
 
+{{/* The nodes of the release, as a seed. */}}
+{{- define "outpost.seed" -}}
+{{- if eq .Values.cluster.discovery "endpointslices" -}}
+{{- printf "kubernetes://%s-nodes.%s:7002" (include "outpost.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- printf "%s:7002" (include "outpost.nodesHost" .) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "outpost.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "outpost.fullname" .) .Values.serviceAccount.name -}}

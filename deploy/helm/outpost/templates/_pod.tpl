@@ -31,7 +31,7 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "outpost.serviceAccount" $root }}
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ eq $values.cluster.discovery "endpointslices" }}
   # Variables for each Service of the namespace, which a node would have to tell from settings.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ add (int $values.stopTimeoutSeconds) (int $values.preStopSleepSeconds) 15 }}
@@ -96,7 +96,7 @@ spec:
           value: {{ ternary "[$(POD_IP)]:7002" "$(POD_IP):7002" (eq $values.cluster.ipFamily "IPv6") | quote }}
         {{- if or $stateless $disk $values.cluster.seeds }}
         - name: OUTPOST_CLUSTER__SEEDS
-          value: {{ default (list (printf "%s:7002" (include "outpost.nodesHost" $root))) $values.cluster.seeds | toJson | squote }}
+          value: {{ default (list (include "outpost.seed" $root)) $values.cluster.seeds | toJson | squote }}
         {{- end }}
         {{- if $disk }}
         {{- $voters := list }}
