@@ -248,7 +248,9 @@ impl Fleet {
         let seeds = quoted(self.nodes.iter().map(|node| node.cluster.to_string()).collect());
         let first = if self.nodes.len() < 3 { 1 } else { 3 };
         let voters = quoted(self.nodes.iter().take(first).map(|node| node.name.clone()).collect());
-        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), node.admin.port());
+        // Without certificates, operators reach a node from its own machine only.
+        let local = if node.admin.ip().is_loopback() { node.admin.ip() } else { Ipv4Addr::LOCALHOST.into() };
+        let admin = SocketAddr::new(local, node.admin.port());
         command.args(["--listen", &node.ingress.to_string(), "--admin-listen", &admin.to_string()]);
         let common = [
             format!("node.name={}", node.name),
