@@ -39,6 +39,7 @@ pub(crate) mod short;
 pub(crate) mod slot;
 mod streaming;
 pub(crate) mod table;
+mod tally;
 mod wire;
 
 pub use caller::Caller;

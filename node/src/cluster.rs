@@ -553,12 +553,25 @@ impl Newcomer<'_> {
     async fn register(self, log: &Log, versions: &Versions) -> Result<u64, StartError> {
         let mut pause = Duration::from_millis(50);
         let mut told = None;
+        // What this node knew when it stopped may be long past. Nothing is refused before the log has said what it has now.
+        let mut current = 0;
         loop {
-            let state = Arc::clone(&log.state().borrow());
+            let mut states = log.state();
+            let known = timeout(NEWS, states.wait_for(|state| state.index >= current)).await;
+            let known = known.ok().and_then(Result::ok).map(|state| Arc::clone(&state));
+            let Some(state) = known else {
+                tracing::warn!(index = current, "the placement log is not known here up to this entry yet");
+                continue;
+            };
             let problem = versions.misfit(&state, &self.me.node, &self.record, &self.interfaces);
+            let mut compared = state.index;
             match (&problem, self.incompatible) {
-                (Some(problem), IncompatibleVersions::Refuse) => return Err(StartError::Incompatible(problem.clone())),
-                (Some(problem), IncompatibleVersions::Join) if told != Some(problem.clone()) => {
+                (Some(problem), IncompatibleVersions::Refuse) if current > 0 => {
+                    return Err(StartError::Incompatible(problem.clone()));
+                }
+                // Which is refused.
+                (Some(_), IncompatibleVersions::Refuse) => compared = 0,
+                (Some(problem), IncompatibleVersions::Join) if told.as_ref() != Some(problem) => {
                     tracing::warn!(problem, "this version does not fit with others");
                 }
                 _ => {}
@@ -567,12 +580,14 @@ impl Newcomer<'_> {
             let new = self.interfaces.iter().filter(|(digest, _)| !state.interfaces.contains_key(*digest));
             let brings = new.map(|(digest, interface)| (digest.clone(), interface.clone())).collect();
             let (node, record) = (self.me.node.clone(), self.record.clone());
-            let command = Command::Register { node, record, brings, compared: state.index };
+            let command = Command::Register { node, record, brings, compared };
             let proposal = Proposal { at: clock::wall(), by: self.me.node.to_string(), asked: None, command };
             match log.propose(proposal).await {
                 Ok(Ok(index)) => return Ok(index),
-                // This node knows the state that it was refused in by now.
-                Ok(Err(refused @ Refused::Uncompared(_))) => tracing::debug!(%refused, "comparing once more"),
+                Ok(Err(Refused::Uncompared { index, .. })) => {
+                    current = index;
+                    continue;
+                }
                 Ok(Err(refused)) => return Err(cluster_error(refused)),
                 Err(error) => tracing::warn!(%error, "the cluster did not take this node yet"),
             }

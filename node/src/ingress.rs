@@ -309,7 +309,7 @@ impl Connection {
                 }
                 () = self.cut.cancelled() => return,
                 passes = until.passes() => match passes {
-                    Passes::NoMore => {
+                    Passes::Renew | Passes::NoMore => {
                         ending.0.cancel();
                         connection.as_mut().graceful_shutdown();
                     }

@@ -259,7 +259,7 @@ impl From<AdminError> for Status {
                 Code::FailedPrecondition
             }
             AdminError::Refused(refused) => match refused {
-                Refused::SpecChanged { .. } | Refused::PartChanged { .. } | Refused::Uncompared(_) => Code::Aborted,
+                Refused::SpecChanged { .. } | Refused::PartChanged { .. } | Refused::Uncompared { .. } => Code::Aborted,
                 Refused::NoNode(_) => Code::NotFound,
                 Refused::Founded
                 | Refused::Superseded { .. }
@@ -361,7 +361,8 @@ pub enum StartError {
     /// The program's version of a module does not fit with the cluster's.
     #[error(
         "this version of the program does not fit with what the cluster runs: {0}; change it so that both can run at a time, or set \
-             `cluster.incompatible_versions` to \"join\": the module is then not hosted here while the other version is there"
+             `cluster.incompatible_versions` to \"join\": the module is then not hosted here while the other version is there. \
+             A node that is gone for good is no obstacle once it was forgotten (`outpost forget`)"
     )]
     Incompatible(String),
     /// The descriptors that services were registered with contradict each other, or lack something.

@@ -22,7 +22,7 @@ use tonic::Code;
 use super::{gate::Gate, slot::ModuleFacts};
 
 /// More than the cores of most machines would only make adding up slower.
-pub(super) const SHARDS: usize = 8;
+const SHARDS: usize = 8;
 /// gRPC's codes, from OK on.
 pub(crate) const CODES: usize = 17;
 /// Up to which a duration is counted in which bucket, in microseconds; the last one has no bound.
@@ -40,7 +40,7 @@ thread_local! {
 
 /// The shard that this thread counts in.
 #[inline]
-pub(super) fn mine() -> u8 {
+fn mine() -> u8 {
     MINE.with(|mine| *mine)
 }
 

@@ -1,7 +1,7 @@
 //! The gate of one instance of a module: counts the calls inside, can be closed, and can cut off those inside.
 //!
-//! Counters are sharded, so that two cores that call the same module do not pass a cache line back and forth; a call
-//! that enters and leaves touches only the shard of the thread that it entered on.
+//! Each thread counts for itself (see `tally`), so that two cores that call the same module do not pass a cache line back and
+//! forth.
 //!
 //! ```text
 //!            open                       seal                         nobody is inside
@@ -23,7 +23,8 @@ use tokio::sync::Notify;
 
 use super::{
     chain::{Chain, Sealing},
-    counts::{Origin, SHARDS, mine},
+    counts::Origin,
+    tally::{Tally, fence},
 };
 #[cfg(feature = "simulation")]
 use crate::simulation;
@@ -33,37 +34,18 @@ use crate::{
     status::CallError,
 };
 
-/// On a cache line of its own. Calls are counted when they come and when they go, rather than up and down, so that how many
-/// there have been is known for nothing.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Shard {
-    entered: AtomicU64,
-    /// Of those, the ones that were inside and left, by [`Origin`] ...
-    left: [AtomicU64; 4],
-    /// ... and the ones that were turned away.
-    refused: AtomicU64,
-}
-
-impl Shard {
-    fn gone(&self) -> u64 {
-        let left = self.left.iter().map(|left| left.load(Ordering::SeqCst));
-        left.sum::<u64>() + self.refused.load(Ordering::SeqCst)
-    }
-}
-
 /// Admits calls while it is open, and counts those inside. One that is open for a lease looks at the clock for each call:
 /// the task that would close it may not have run yet, in a process that was stopped for a while.
 ///
 /// **Invariant:** once [`Gate::close`] has returned, or [`Gate::sealed`] is ready, no call enters, and every call that
-/// did is counted: the count is raised before the state is read, and the state is set before the counts are read, all in
-/// one total order.
+/// did is counted: the count is raised before the state is read, and the state is set before the counts are read, with a barrier
+/// of all threads in between.
 ///
 /// **Invariant:** what a call that was cut off has done, it did before [`Gate::cut`] returned, or [`Gate::may_answer`]
 /// forbids its answer.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    shards: [Shard; SHARDS],
+    tally: Tally,
     /// One of the four below.
     state: AtomicU8,
     /// The epoch that it was opened for.
@@ -175,26 +157,9 @@ impl LeaseEnd {
     }
 }
 
-/// Where a call was counted: its shard, and its origin.
+/// A call was counted, as one that came from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entered(u8);
-
-impl Entered {
-    #[inline]
-    fn new(shard: u8, origin: Origin) -> Self {
-        Self(shard | (origin as u8) << 3)
-    }
-
-    #[inline]
-    fn shard(self) -> usize {
-        usize::from(self.0) % SHARDS
-    }
-
-    #[inline]
-    fn origin(self) -> usize {
-        usize::from(self.0 >> 3) % 4
-    }
-}
+pub(crate) struct Entered(Origin);
 
 impl Gate {
     /// A gate that is closed, and can be opened for a lease.
@@ -206,9 +171,7 @@ impl Gate {
     /// [`Gate::leave`].
     #[inline]
     pub(crate) fn enter(&self, chain: Chain, origin: Origin) -> Option<Entered> {
-        let entered = Entered::new(mine(), origin);
-        let shard = &self.shards[entered.shard()];
-        shard.entered.fetch_add(1, Ordering::SeqCst);
+        self.tally.enter();
         let open = match self.state.load(Ordering::SeqCst) {
             OPEN => true,
             LEASED => self.is_leased(),
@@ -216,10 +179,11 @@ impl Gate {
             _ => false,
         };
         if !open {
-            self.gone(&shard.refused);
+            self.tally.refuse();
+            self.gone();
             return None;
         }
-        Some(entered)
+        Some(Entered(origin))
     }
 
     /// The same, for a call that outlives the borrow.
@@ -229,13 +193,13 @@ impl Gate {
     }
 
     #[inline]
-    pub(crate) fn leave(&self, entered: Entered) {
-        self.gone(&self.shards[entered.shard()].left[entered.origin()]);
+    pub(crate) fn leave(&self, Entered(origin): Entered) {
+        self.tally.leave(origin);
+        self.gone();
     }
 
     #[inline]
-    fn gone(&self, count: &AtomicU64) {
-        count.fetch_add(1, Ordering::SeqCst);
+    fn gone(&self) {
         if self.state.load(Ordering::SeqCst) >= SEALING {
             self.left.notify_waiters();
         }
@@ -264,7 +228,13 @@ impl Gate {
     }
 
     pub(crate) fn close(&self) {
-        self.state.store(CLOSED, Ordering::SeqCst);
+        self.set(CLOSED);
+    }
+
+    /// From now on, who enters sees this state, and who has entered is seen.
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::SeqCst);
+        fence();
     }
 
     /// Tells this opening of the gate from those before and after.
@@ -290,7 +260,7 @@ impl Gate {
     /// Closes it to all but those that calls inside wait for; see [`Gate::sealed`].
     pub(crate) fn seal(&self, term: u64) {
         self.term.store(term, Ordering::SeqCst);
-        self.state.store(SEALING, Ordering::SeqCst);
+        self.set(SEALING);
     }
 
     /// Opens it at an epoch, for as long as the lease of this term holds; 0 is without one. Who was refused for want of
@@ -306,16 +276,12 @@ impl Gate {
 
     /// How many calls are inside. Exact only while the gate is closed.
     pub(crate) fn inside(&self) -> usize {
-        // Those that have gone first: one that comes meanwhile is seen then, if only as one too many. (One that entered on
-        // one thread and left on another is counted on the one it entered on.)
-        let gone: u64 = self.shards.iter().map(Shard::gone).sum();
-        let entered: u64 = self.shards.iter().map(|shard| shard.entered.load(Ordering::SeqCst)).sum();
-        usize::try_from(entered - gone).unwrap_or(usize::MAX)
+        self.tally.inside()
     }
 
     /// How many calls were inside and have left, by where they came from: here, a client, another node.
     pub(crate) fn ended(&self) -> [u64; 3] {
-        std::array::from_fn(|origin| self.shards.iter().map(|shard| shard.left[origin].load(Ordering::SeqCst)).sum())
+        self.tally.ended()
     }
 
     /// How many of the calls inside are in the middle of a stream of answers.
@@ -361,7 +327,7 @@ impl Gate {
             if self.inside() == 0 {
                 return;
             }
-            self.during(opening, || self.state.store(SEALING, Ordering::SeqCst));
+            self.during(opening, || self.set(SEALING));
         }
     }
 
@@ -440,10 +406,12 @@ pub(crate) struct Inside(AtomicU8);
 
 impl Inside {
     const NO: u8 = u8::MAX;
+    /// By number.
+    const ORIGINS: [Origin; 4] = [Origin::Here, Origin::Client, Origin::Node, Origin::Part];
 
     #[inline]
     pub(crate) fn new(entered: Option<Entered>) -> Self {
-        Self(AtomicU8::new(entered.map_or(Self::NO, |entered| entered.0)))
+        Self(AtomicU8::new(entered.map_or(Self::NO, |entered| entered.0 as u8)))
     }
 
     #[inline]
@@ -454,9 +422,9 @@ impl Inside {
     /// Takes it out: whoever has it now must see to its leaving.
     #[inline]
     pub(crate) fn take(&self) -> Option<Entered> {
-        let entered = self.0.load(Ordering::Relaxed);
+        let origin = Self::ORIGINS.get(usize::from(self.0.load(Ordering::Relaxed)));
         self.0.store(Self::NO, Ordering::Relaxed);
-        (entered != Self::NO).then_some(Entered(entered))
+        origin.map(|origin| Entered(*origin))
     }
 }
 
@@ -517,8 +485,8 @@ impl Pass {
 
     /// One more for the same call, which is inside already: for a part of it that goes on by itself.
     pub(crate) fn again(&self) -> Self {
-        self.gate.shards[self.entered.shard()].entered.fetch_add(1, Ordering::SeqCst);
-        Self::of(&self.gate, Entered::new(self.entered.shard() as u8, Origin::Part))
+        self.gate.tally.enter();
+        Self::of(&self.gate, Entered(Origin::Part))
     }
 }
 

@@ -381,26 +381,39 @@ impl<T: Clone> Kept<T> {
                         tokio::select! {
                             biased;
                             // Of a panic no more is known than that the connection is gone.
-                            error = AssertUnwindSafe(&mut connection).catch_unwind() => break Some(error.unwrap_or(None)),
+                            error = AssertUnwindSafe(&mut connection).catch_unwind() => {
+                                break Used::Ended(error.unwrap_or(None));
+                            }
                             Some(()) = leaving.next() => {}
-                            passes = until.passes() => match passes {
-                                Passes::NoMore => break None,
-                                Passes::Over => break Some(Some(OVER.to_owned())),
+                            passes = until.passes() => break match passes {
+                                Passes::Renew => Used::Renew,
+                                Passes::NoMore => Used::NoMore,
+                                Passes::Over => Used::Ended(Some(OVER.to_owned())),
                             },
                             // The peer wants no more calls, and has some of before.
                             () = self.wanted.notified() => if !is_good(&up) {
-                                break None;
+                                break Used::NoMore;
                             },
                         }
                     };
-                    let Some(error) = ended else {
+                    let lasted = since.elapsed() >= LONGEST_PAUSE;
+                    if !matches!(ended, Used::Ended(_)) {
                         tracing::debug!(peer_node_id = %link.node, "the connection is to be replaced");
                         leaving.push(run_out(connection, until));
-                        last = Some(up);
-                        continue;
+                    }
+                    let error = match ended {
+                        Used::Renew if lasted => {
+                            last = Some(up);
+                            continue;
+                        }
+                        Used::Renew | Used::NoMore => {
+                            retire(up);
+                            None
+                        }
+                        Used::Ended(error) => error,
                     };
                     tracing::debug!(peer_node_id = %link.node, error = error.as_deref(), "the connection ended");
-                    if since.elapsed() >= LONGEST_PAUSE {
+                    if lasted {
                         pause = FIRST_PAUSE;
                         self.state.send_replace(State::Connecting);
                         continue;
@@ -453,6 +466,16 @@ impl<T: Clone> Drop for Ending<'_, T> {
     fn drop(&mut self) {
         self.0.close("the node is not there any more");
     }
+}
+
+/// How a connection ceases to be the one that is used.
+enum Used {
+    /// There should be another.
+    Renew,
+    /// It must not be used.
+    NoMore,
+    /// Why.
+    Ended(Option<String>),
 }
 
 const OVER: &str = "a certificate that was shown is not good any more";

@@ -732,6 +732,7 @@ impl Driver {
                     empty: instance.empty.subscribe(),
                     installed: self.installed.0.clone(),
                     over: CancellationToken::new(),
+                    gone: CancellationToken::new(),
                     limit: self.around.max_state,
                     sent: Mutex::default(),
                 })
@@ -744,7 +745,11 @@ impl Driver {
             if offers.get(module).is_some_and(|offered| offered.of == offer.of && offered.id == offer.id) {
                 continue;
             }
-            offer.over.cancel();
+            let moving = state.parts.get(module).and_then(|part| part.moving());
+            match moving.is_some_and(|moving| moving.id == offer.of) {
+                true => offer.gone.cancel(),
+                false => offer.over.cancel(),
+            }
             if let Some(state) = &offer.state
                 && let Err(error) = state.hooks.track_changes(false)
             {

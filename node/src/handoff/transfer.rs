@@ -90,6 +90,8 @@ pub(crate) struct Offer {
     pub(crate) empty: watch::Receiver<u64>,
     /// The move is over.
     pub(crate) over: CancellationToken,
+    /// The module has ended here, whatever becomes of the move.
+    pub(crate) gone: CancellationToken,
     pub(crate) installed: mpsc::Sender<Installed>,
     /// Bytes.
     pub(crate) limit: u64,
@@ -174,15 +176,15 @@ impl Handoff for Source {
         while giving.try_join_next().is_some() {}
         giving.spawn(async move {
             let to = out.to.clone();
-            let giving = offer.over.run_until_cancelled(offer.give(out, requests, &begin)).await;
-            let status = match giving {
-                Some(Ok(())) => return,
-                Some(Err(status)) => {
-                    tracing::warn!(module = %offer.module, to = %offer.to, error = status.message(), "a state was not handed over");
-                    status
-                }
-                None => Status::not_found(OVER),
+            let giving = tokio::select! {
+                given = offer.give(out, requests, &begin) => given,
+                () = offer.gone.cancelled() => Err(Status::aborted("the module has ended here")),
+                () = offer.over.cancelled() => Err(Status::not_found(OVER)),
             };
+            let Err(status) = giving else { return };
+            if status.code() != Code::NotFound {
+                tracing::warn!(module = %offer.module, to = %offer.to, error = status.message(), "a state was not handed over");
+            }
             // The target may have gone.
             let _ = to.send(Err(status)).await;
         });
@@ -544,6 +546,7 @@ mod tests {
             replies: Dedupe::new(module.clone(), Bounds { entries: 1, bytes: 1 << 20 }, 1 << 20),
             empty,
             over: CancellationToken::new(),
+            gone: CancellationToken::new(),
             installed,
             limit: 1 << 20,
             sent: Mutex::default(),

@@ -54,7 +54,7 @@ pub(crate) struct State {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// What the modules of those nodes that have not left look like, by digest.
     pub(crate) interfaces: BTreeMap<String, Known>,
-    /// The index of the entry that brought the last one of those.
+    /// The index of the entry that brought the last one of those, or the last version.
     pub(crate) interfaces_since: u64,
     pub(crate) parts: BTreeMap<ModuleName, Part>,
     /// The newest first is last; never empty once a spec was set.
@@ -342,8 +342,8 @@ pub(crate) enum Refused {
         "the data directory of node `{0}` belonged to a node that was forgotten or replaced; delete the directory, so that it joins as a new one"
     )]
     Retired(NodeId),
-    #[error("nodes with another version have joined, or left, since node `{0}` compared itself with them")]
-    Uncompared(NodeId),
+    #[error("nodes with another version have joined since node `{node}` compared itself with them, by entry {index}")]
+    Uncompared { node: NodeId, index: u64 },
     #[error("modules are placed on node `{0}` still; stop it, and wait until others host them")]
     StillThere(NodeId),
     #[error("{0} members can't vote: 1, 3 or 5 can; 0 leaves it to the cluster")]
@@ -528,7 +528,7 @@ impl State {
         let unknown: Vec<&String> = interfaces().filter(|digest| !self.interfaces.contains_key(*digest)).collect();
         let brought = unknown.iter().all(|digest| brings.contains_key(*digest));
         if !brought || (compared < self.interfaces_since && interfaces().next().is_some()) {
-            return Err(Refused::Uncompared(node.clone()));
+            return Err(Refused::Uncompared { node: node.clone(), index });
         }
         for digest in unknown {
             let known = Known { since: index, interface: brings[digest].clone() };
@@ -537,14 +537,31 @@ impl State {
         }
         let same = |known: &&Node| !known.left && known.version == record.version;
         let since = self.nodes.values().filter(same).map(|known| known.version_since).min();
-        record.version_since = since.unwrap_or(index);
-        if let Some(replaced) = self.nodes.insert(node.clone(), record)
-            && replaced.raft_id != self.nodes[node].raft_id
-        {
-            self.retired.insert(replaced.raft_id);
+        record.version_since = since.unwrap_or_else(|| {
+            self.interfaces_since = index;
+            index
+        });
+        if let Some(replaced) = self.nodes.get(node).cloned() {
+            if replaced.raft_id != record.raft_id {
+                self.retired.insert(replaced.raft_id);
+            }
+            self.give_up_changed(index, node, &replaced, &record);
         }
+        self.nodes.insert(node.clone(), record);
         self.drop_interfaces();
         Ok(told_of_node("node-joined", node, text))
+    }
+
+    /// Takes a node that has started again with another version out of those replicated parts that look different there, and
+    /// have other hosts: it would serve them before anybody has looked whether that fits.
+    fn give_up_changed(&mut self, index: u64, node: &NodeId, before: &Node, now: &Node) {
+        let interface = |record: &Node, module| record.modules.get(module).map(|declared| declared.interface.clone());
+        for (module, part) in &mut self.parts {
+            let Hosting::Replicated { hosts } = &mut part.hosting else { continue };
+            if interface(before, module) != interface(now, module) && hosts.len() > 1 && hosts.remove(node) {
+                (part.version, part.epoch) = (index, part.epoch.next());
+            }
+        }
     }
 
     /// Forgets what no node has any more.

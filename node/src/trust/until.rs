@@ -22,7 +22,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// What becomes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passes {
-    /// From now on there are to be no more calls on it; those that are under way go on.
+    /// This end has something else to show: there should be another connection.
+    Renew,
+    /// There are to be no more calls on it: what was shown is not good any more. Those that are under way go on.
     NoMore,
     /// Nothing goes on.
     Over,
@@ -31,10 +33,10 @@ pub(crate) enum Passes {
 /// See the module. For ever, unless something is known of its end.
 #[derive(Debug, Default)]
 pub(crate) struct Until {
+    /// When what comes, unless it was told.
+    renew: Option<Instant>,
     no_more: Option<Instant>,
     over: Option<Instant>,
-    /// It was told of.
-    passed: bool,
     between: Option<Between>,
 }
 
@@ -71,7 +73,7 @@ impl Until {
         shown: Option<&[CertificateDer<'_>]>,
     ) -> Self {
         let between = Between::new(credentials, changes, shown);
-        Self { no_more: None, over: mutual::expires(shown).map(instant), passed: true, between: Some(between) }
+        Self { over: mutual::expires(shown).map(instant), between: Some(between), ..Self::default() }
     }
 
     /// For as long as the certificates of both ends are good, and this one's is not replaced. `now` is what this end has shown,
@@ -85,21 +87,18 @@ impl Until {
         let expires = mutual::expires(shown).map_or(now.expires, |theirs| theirs.min(now.expires));
         let no_more = instant(expires);
         let between = Between::new(credentials, changes, shown);
-        Self { no_more: Some(no_more), over: Some(no_more + GRACE), passed: false, between: Some(between) }
+        Self { renew: None, no_more: Some(no_more), over: Some(no_more + GRACE), between: Some(between) }
     }
 
-    /// Waits for what comes next: no more calls, once, and then the end.
+    /// Waits for what comes next. Each is told once, but the end again and again.
     ///
     /// # Cancel safety
-    /// Safe: what has passed is only told once, but what was not told is told yet.
+    /// Safe: nothing is missed.
     pub(crate) async fn passes(&mut self) -> Passes {
         loop {
-            let (next, passes) = match (self.passed, self.no_more, self.over) {
-                (false, Some(no_more), over) if over.is_none_or(|over| no_more <= over) => {
-                    (Some(no_more), Passes::NoMore)
-                }
-                (_, _, over) => (over, Passes::Over),
-            };
+            let all = [(self.renew, Passes::Renew), (self.no_more, Passes::NoMore), (self.over, Passes::Over)];
+            let next = all.into_iter().filter_map(|(at, passes)| Some((at?, passes))).min_by_key(|(at, _)| *at);
+            let (next, passes) = next.map_or((None, Passes::Over), |(at, passes)| (Some(at), passes));
             let reached = async {
                 match next {
                     Some(at) => sleep_until(at).await,
@@ -114,7 +113,11 @@ impl Until {
             };
             tokio::select! {
                 () = reached => {
-                    self.passed = true;
+                    match passes {
+                        Passes::Renew => self.renew = None,
+                        Passes::NoMore => (self.renew, self.no_more) = (None, None),
+                        Passes::Over => {}
+                    }
                     return passes;
                 }
                 () = replaced => self.look(),
@@ -126,10 +129,13 @@ impl Until {
     fn look(&mut self) {
         let Some(between) = &self.between else { return };
         let by = Instant::now() + FIRST + (SPREAD - FIRST).mul_f64(rand::random());
-        self.no_more = self.no_more.map(|at| at.min(by));
         let now = Duration::from_millis(clock::wall().0);
         if !between.credentials.now().believes(&between.shown, now) {
+            // Unless that was told already.
+            self.no_more = self.no_more.map(|_| Instant::now());
             self.over = Some(self.over.map_or(by + GRACE, |at| at.min(by + GRACE)));
+        } else if self.no_more.is_some() {
+            self.renew = Some(self.renew.map_or(by, |at| at.min(by)));
         }
     }
 }
@@ -163,9 +169,10 @@ mod tests {
         assert_eq!(passing(Until::default()).await, []);
         assert_eq!(passing(Until::no_more(since_1970(60))).await, [(60, Passes::NoMore)]);
         let at = Instant::now() + Duration::from_secs(10);
-        let both = Until { no_more: Some(at), over: Some(at + GRACE), ..Until::default() };
-        assert_eq!(passing(both).await, [(10, Passes::NoMore), (40, Passes::Over)]);
-        let over = Until { over: Some(at), passed: true, ..Until::default() };
+        let soon = at - Duration::from_secs(5);
+        let all = Until { renew: Some(soon), no_more: Some(at), over: Some(at + GRACE), between: None };
+        assert_eq!(passing(all).await, [(5, Passes::Renew), (10, Passes::NoMore), (40, Passes::Over)]);
+        let over = Until { over: Some(at), ..Until::default() };
         assert_eq!(passing(over).await, [(0, Passes::Over)], "what has passed is now");
         assert_eq!(passing(Until::no_more(Duration::ZERO)).await, [(0, Passes::NoMore)]);
     }

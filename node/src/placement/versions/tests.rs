@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use prost_reflect::{
     prost::Message as _,
     prost_types::{
@@ -12,7 +14,7 @@ use crate::{
     id::{RaftId, Timestamp},
     placement::{
         spec::{Kind, StateClass},
-        state::{Command, Declared, Outcome, Proposal, Refused},
+        state::{Command, Declared, Outcome, PartChange, Proposal, Refused},
     },
 };
 
@@ -186,16 +188,41 @@ fn the_log_takes_no_node_that_has_not_compared_itself_with_all() {
     let (one, two) = (descriptors(&["Do"], Type::String), descriptors(&["Do"], Type::Bytes));
     let mut state = state(&[("a", "1.0.0", &one)]);
     let seen = state.index;
-    let uncompared = |name: &str| Err(Refused::Uncompared(node(name)));
-    assert_eq!(register(&mut state, "b", "2.0.0", &two, seen - 1), uncompared("b"));
+    let uncompared = |name: &str, index| Err(Refused::Uncompared { node: node(name), index });
+    assert_eq!(register(&mut state, "b", "2.0.0", &two, seen - 1), uncompared("b", 2));
     assert!(!state.nodes.contains_key(&node("b")) && state.interfaces.len() == 1);
     register(&mut state, "b", "2.0.0", &two, seen).unwrap();
     // As it was, it would do.
-    assert_eq!(register(&mut state, "c", "1.0.0", &one, seen), uncompared("c"));
+    assert_eq!(register(&mut state, "c", "1.0.0", &one, seen), uncompared("c", 4));
     let (record, _) = record(9, "1.0.0", &descriptors(&["Other"], Type::String));
     let (brings, compared) = (BTreeMap::new(), state.index);
     let command = Command::Register { node: node("c"), record, brings, compared };
-    assert_eq!(apply(&mut state, command), uncompared("c"), "what it looks like is not in the state, nor with it");
+    assert_eq!(apply(&mut state, command), uncompared("c", 5), "what it looks like is not in the state, nor with it");
+    // The number decides which of the two is the old one.
+    let seen = state.index;
+    register(&mut state, "c", "3.0.0", &one, seen).unwrap();
+    assert_eq!(register(&mut state, "d", "1.0.0", &one, seen), uncompared("d", 7));
+}
+
+#[test]
+fn a_node_that_starts_again_with_something_else_hosts_no_replica_of_it_at_once() {
+    let (one, two) = (descriptors(&["Do"], Type::String), descriptors(&["Do"], Type::Bytes));
+    let mut state = state(&[("a", "1.0.0", &one), ("b", "1.0.0", &one)]);
+    let change = PartChange::Replicate(BTreeSet::from([node("a"), node("b")]));
+    apply(&mut state, Command::Part { module: named("m"), expect: 0, change, why: String::new() }).unwrap();
+    let hosts = |state: &State| state.parts[&named("m")].hosts().into_iter().map(NodeId::to_string).collect::<Vec<_>>();
+    let again = |state: &mut State, name: &str, descriptors: &[u8]| {
+        let compared = state.index;
+        register(state, name, "1.1.0", descriptors, compared).unwrap();
+    };
+    again(&mut state, "b", &one);
+    assert_eq!(hosts(&state), ["a", "b"]);
+    let epoch = state.parts[&named("m")].epoch;
+    again(&mut state, "b", &two);
+    assert_eq!(hosts(&state), ["a"]);
+    assert!(state.parts[&named("m")].epoch > epoch);
+    again(&mut state, "a", &two);
+    assert_eq!(hosts(&state), ["a"], "there is no other");
 }
 
 #[test]
