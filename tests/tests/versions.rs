@@ -95,3 +95,18 @@ async fn a_version_that_was_let_in_hosts_what_fits_and_the_rest_when_the_others_
     cluster.stop("n1").await;
     assert_eq!(cluster.home("kinds").await, "n2");
 }
+
+#[tokio::test]
+async fn a_node_that_was_away_is_compared_with_what_is_there_now() {
+    let joins = |setup: Setup, node| setup.with_of(node, "cluster.incompatible_versions", "join");
+    let (mut cluster, changed) = upgraded(joins(joins(nodes(3), "n1"), "n2")).await;
+    cluster.stop("n3").await;
+    changed.store(true, Ordering::Relaxed);
+    for node in ["n1", "n2"] {
+        cluster.stop(node).await;
+        cluster.add(node).await;
+    }
+    // The last that this one knows is that the others had the version before.
+    cluster.add("n3").await;
+    cluster.move_module("kinds", "n3").await;
+}
