@@ -1,6 +1,6 @@
 //! Nodes that find each other by the name of a headless Service, through the system's resolver.
 
-#![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
+#![expect(clippy::unwrap_used, reason = "the helpers are tests too")]
 
 use std::{
     fs,
@@ -49,9 +49,13 @@ impl Pods {
         fs::write(&resolv_conf, server.resolv_conf()).unwrap();
         let mounted = format!(r#"mount --bind {} /etc/resolv.conf && exec "$@""#, resolv_conf.display());
         let wrapper = ["unshare", "--mount", "sh", "-c", &mounted, "sh"].map(str::to_owned).to_vec();
-        let tried = Command::new(&wrapper[0]).args(&wrapper[1..]).arg("true").output().unwrap();
-        if !tried.status.success() {
-            skipped(String::from_utf8_lossy(&tried.stderr).trim());
+        let problem = match Command::new(&wrapper[0]).args(&wrapper[1..]).arg("true").output() {
+            Ok(tried) if tried.status.success() => None,
+            Ok(tried) => Some(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),
+            Err(error) => Some(format!("`{}`: {error}", wrapper[0])),
+        };
+        if let Some(problem) = problem {
+            skipped(&problem);
             return None;
         }
         for index in 0..count.into() {
