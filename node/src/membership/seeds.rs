@@ -214,7 +214,8 @@ impl Services {
     /// Watches those among the seeds, and no others.
     fn follow(&mut self, seeds: &BTreeSet<Seed>, own: &Arc<[SocketAddr]>) {
         let named = |service: &Service| seeds.contains(&Seed::Service(service.clone()));
-        self.tasks.retain(|service, _| named(service));
+        // One that has ended has panicked: it is begun again.
+        self.tasks.retain(|service, task| named(service) && task.try_join_next().is_none());
         self.tell.send_if_modified(|found| {
             found.retain(|service, _| named(service));
             false
@@ -292,6 +293,22 @@ mod tests {
         } else {
             assert!(seed.is_err_and(|error| error.contains("feature `kubernetes`")));
         }
+    }
+
+    #[cfg(feature = "kubernetes-client")]
+    #[tokio::test]
+    async fn a_watch_that_has_ended_is_begun_again() {
+        let service = Service::parse("nodes.shop:cluster").unwrap();
+        let mut ended = JoinSet::new();
+        let task = ended.spawn(async {});
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let mut services = Services::default();
+        services.tasks.insert(service.clone(), ended);
+        services.follow(&BTreeSet::from([Seed::Service(service.clone())]), &Arc::from([]));
+        let watches = services.tasks.get_mut(&service).unwrap();
+        assert!(watches.len() == 1 && watches.try_join_next().is_none(), "{watches:?}");
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use std::{
     fmt, mem,
     net::{IpAddr, SocketAddr},
     pin::pin,
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -24,12 +25,14 @@ use kube::{
     core::Status,
     runtime::watcher::{self, Event, watcher},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::crypto::ring;
 use tracing::{Dispatch, instrument::WithSubscriber as _};
 
 use super::{AGAIN, Found, SOON};
 
+/// An API server that does not accept a connection is told before [`AGAIN`] has passed.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What the API server answers to who asks for changes since long ago.
 const GONE: u16 = 410;
 
@@ -107,7 +110,19 @@ pub(super) async fn watch(service: Service, own: &[SocketAddr], tell: impl Fn(Fo
     let mut trouble = None;
     let mut pause = SOON;
     // kube would complain of what is forbidden at each attempt; it is told once, by who looks at `problems`.
-    while let Some(event) = events.next().with_subscriber(Dispatch::none()).await {
+    loop {
+        let event = match timeout(AGAIN, events.next()).with_subscriber(Dispatch::none()).await {
+            Ok(Some(event)) => event,
+            Ok(None) => return,
+            // A watch that broke was begun again, and nobody says so: what can't be reached is an error before this.
+            Err(_quiet) => {
+                if trouble.take().is_some() {
+                    pause = SOON;
+                    tell(slices.found(&service, own));
+                }
+                continue;
+            }
+        };
         let failed = event.is_err();
         match event {
             Ok(event) => {
@@ -140,12 +155,13 @@ pub(super) async fn watch(service: Service, own: &[SocketAddr], tell: impl Fn(Fo
 async fn connect() -> Result<Client, String> {
     // kube asks for the process's provider. Where none was chosen, and crates have brought several, rustls can't either.
     let _ = ring::default_provider().install_default();
-    let config = Config::infer().await.map_err(|error| {
+    let mut config = Config::infer().await.map_err(|error| {
         format!(
             "there is no way to Kubernetes' API: in a pod, have the token of its service account mounted \
              (`automountServiceAccountToken: true`); elsewhere, let KUBECONFIG name a file ({error})"
         )
     })?;
+    config.connect_timeout = Some(CONNECT_LIMIT);
     Client::try_from(config).map_err(|error| innermost(&error))
 }
 
