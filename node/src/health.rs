@@ -6,6 +6,8 @@
 //! **Invariant:** whether the process is alive never depends on other nodes, nor on how far its start has come: to end it
 //! would mend nothing.
 
+use std::{future::ready, time::Duration};
+
 use http::{Method, StatusCode, request::Parts};
 use tokio::sync::watch;
 
@@ -13,6 +15,9 @@ use crate::{
     http1::{self, Answer},
     net::TcpListener,
 };
+
+/// How long it may take to ask for one word, and to get it.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// How far a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +45,8 @@ impl Phase {
 
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, phase: watch::Receiver<Phase>) {
-    let answer = move |asked: &Parts| answer(&asked.method, asked.uri.path(), *phase.borrow());
-    http1::serve(listener, "health.listen", answer).await;
+    let answer = move |asked: Parts| ready(answer(&asked.method, asked.uri.path(), *phase.borrow()));
+    http1::serve(listener, "health.listen", LIMIT, answer).await;
 }
 
 fn answer(method: &Method, path: &str, phase: Phase) -> Answer {

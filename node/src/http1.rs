@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::net::TcpListener;
 
-/// How long a request may take to come.
+/// How long the head of a request may take to come.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections at a time. For a further one, the oldest is closed: who keeps many open must not keep others out.
 const MOST: usize = 64;
@@ -35,10 +35,12 @@ impl Answer {
     }
 }
 
-/// Answers, by the heads of requests, until it is dropped. `setting` is the key that holds the address.
-pub(crate) async fn serve<F>(listener: TcpListener, setting: &'static str, answer: F)
+/// Answers, by the heads of requests, until it is dropped. `setting` is the key that holds the address; a request has to come,
+/// and its answer to go, within `limit`.
+pub(crate) async fn serve<F, A>(listener: TcpListener, setting: &'static str, limit: Duration, answer: F)
 where
-    F: Fn(&Parts) -> Answer + Clone + Send + 'static,
+    F: Fn(Parts) -> A + Clone + Send + 'static,
+    A: Future<Output = Answer> + Send + 'static,
 {
     let mut open = JoinSet::new();
     let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
@@ -58,16 +60,18 @@ where
         };
         let answer = answer.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
-            let Answer { status, content_type, text } = answer(&request.into_parts().0);
-            let mut response = Response::new(Full::new(text));
-            *response.status_mut() = status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-            async move { Ok::<_, Infallible>(response) }
+            let answer = answer(request.into_parts().0);
+            async move {
+                let Answer { status, content_type, text } = answer.await;
+                let mut response = Response::new(Full::new(text));
+                *response.status_mut() = status;
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false).max_buf_size(8 << 10);
-        // All of it has to come and go in time.
-        let served = tokio::time::timeout(2 * PATIENCE, http.serve_connection(TokioIo::new(stream), answer));
+        let served = tokio::time::timeout(limit, http.serve_connection(TokioIo::new(stream), answer));
         oldest.retain(|connection| !connection.is_finished());
         while oldest.len() >= MOST {
             oldest.pop_front().inspect(AbortHandle::abort);

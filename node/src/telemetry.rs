@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! counted where it happens (gates, links, policy, log) ─┐
-//! known anyhow (leases, gossip, placement, files) ──────┼─▶ read when asked ─▶ prometheus-client ─▶ OpenMetrics
+//! known anyhow (leases, gossip, placement, files) ──────┴─▶ read when asked ─▶ prometheus-client ─▶ OpenMetrics
 //! ```
 //!
-//! Nothing runs for it, and nothing is counted for it that could be read: between two questions it costs nothing. Every metric
-//! is in `docs/metrics.md`, and a test compares the two.
+//! Nothing runs for it, and nothing is counted for it that could be read: between two questions it costs nothing. A page costs a
+//! plan of the placement, as `outpost status` does, so one is made at a time, and is given to all who ask within a second.
+//! Every metric is in `docs/metrics.md`, and a test compares the two.
 //!
 //! **Invariant:** a label is a word of ours, a name of the program's or a node's name. What a caller says is none, or callers
 //! could fill the memory of who asks.
@@ -29,11 +30,12 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, prometheus_text, text},
     registry::{Registry, Unit},
 };
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     admin::seen,
     call::{
-        counts::{CODES, Codes, Durations, Endings},
+        counts::{CODES, Codes, Counts, Durations, Endings},
         gate::LeaseEnd,
         link::{Connections, Link, Links},
         slot::ModuleFacts,
@@ -81,26 +83,58 @@ pub(crate) struct Joined {
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// How long it may take to ask for a page, and to get it: from far away, and of a large cluster.
+const LIMIT: Duration = Duration::from_secs(10);
+/// For how long a page is given again.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The last page of each format, and when it was made. Whoever asks while one is made waits for it.
+#[derive(Debug, Default)]
+struct Pages(Mutex<BTreeMap<&'static str, (Instant, Bytes)>>);
+
+impl Pages {
+    async fn get(
+        &self,
+        content_type: &'static str,
+        write: impl FnOnce(&mut String) -> fmt::Result,
+    ) -> Result<(&'static str, Bytes), fmt::Error> {
+        let mut last = self.0.lock().await;
+        let page = match last.get(content_type) {
+            Some((made, page)) if made.elapsed() < FRESH => page.clone(),
+            _ => {
+                let mut page = String::new();
+                write(&mut page)?;
+                let page = Bytes::from(page);
+                last.insert(content_type, (Instant::now(), page.clone()));
+                page
+            }
+        };
+        Ok((content_type, page))
+    }
+}
+
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
     let mut registry = Registry::with_prefix("outpost");
     registry.register_collector(Box::new(telemetry));
-    let registry = Arc::new(registry);
-    http1::serve(listener, "metrics.listen", move |asked| answer(asked, &registry)).await;
+    let served = Arc::new((registry, Pages::default()));
+    let answer = move |asked| {
+        let served = Arc::clone(&served);
+        async move { answer(&asked, &served.0, &served.1).await }
+    };
+    http1::serve(listener, "metrics.listen", LIMIT, answer).await;
 }
 
-fn answer(asked: &Parts, registry: &Registry) -> Answer {
+async fn answer(asked: &Parts, registry: &Registry, pages: &Pages) -> Answer {
     match (&asked.method, asked.uri.path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let accepted = asked.headers.get(header::ACCEPT).map(HeaderValue::as_bytes).unwrap_or_default();
-            let openmetrics = String::from_utf8_lossy(accepted).contains("application/openmetrics-text");
-            let mut page = String::new();
-            let (content_type, written) = match openmetrics {
-                true => (OPENMETRICS, text::encode(&mut page, registry)),
-                false => (PLAIN, prometheus_text::encode(&mut page, registry)),
+            let page = match String::from_utf8_lossy(accepted).contains("application/openmetrics-text") {
+                true => pages.get(OPENMETRICS, |page| text::encode(page, registry)).await,
+                false => pages.get(PLAIN, |page| prometheus_text::encode(page, registry)).await,
             };
-            match written {
-                Ok(()) => Answer { status: StatusCode::OK, content_type, text: Bytes::from(page) },
+            match page {
+                Ok((content_type, text)) => Answer { status: StatusCode::OK, content_type, text },
                 Err(fmt::Error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
             }
         }
@@ -137,6 +171,8 @@ impl Telemetry {
             About("start_time", "When this node started, since 1970."),
             [([], seconds(self.started))],
         )?;
+        let about = About("joined", "Whether this node has joined its cluster since it started.");
+        page.gauge(about, [([], u64::from(self.joined.get().is_some()))])?;
         let about = About("ingress_connections", "Open connections of clients.");
         page.gauge(about, [([], node.connections)])?;
         let about = About("ingress_calls_in_flight", "Calls of clients that have not ended.");
@@ -155,7 +191,7 @@ impl Telemetry {
         )?;
         page.counter(
             About("module_call_errors", "Of those calls, the ones that did not end with OK."),
-            modules.iter().flat_map(|module| by_code(&module.name, &module.counts.errors)),
+            modules.iter().flat_map(|module| errors(&module.name, &module.counts)),
         )?;
         page.gauge(
             About("module_calls_in_flight", "Calls that are inside an instance on this node."),
@@ -197,7 +233,7 @@ impl Telemetry {
             page,
             &modules,
             (
-                About("remote_calls", "Calls that this node made at, or passed on to, other nodes, or could not."),
+                About("remote_calls", "Calls that this node made at, or passed on to, other nodes."),
                 About("remote_call_duration", "How long unary calls took that other nodes answered."),
             ),
             |module| &module.counts.remote,
@@ -224,6 +260,14 @@ impl Telemetry {
             Unit::Seconds,
             About("certificate_expiry_timestamp", "When a certificate in force expires, since 1970."),
             of_node.into_iter().chain(of_ingress).map(|(whose, expires)| ([("certificate", whose)], expires)),
+        )?;
+        page.gauge_in(
+            Unit::Seconds,
+            About(
+                "certificate_renewal_timestamp",
+                "From when on a certificate in force should be replaced, since 1970.",
+            ),
+            (shown.expires != Timestamp(0)).then(|| ([("certificate", "node")], seconds(shown.renew))),
         )?;
         let unusable = self.followed.iter().filter(|files| files.fault().is_some()).count();
         page.gauge(
@@ -371,6 +415,17 @@ fn by_code<'a>(module: &'a ModuleName, codes: &Codes) -> impl Iterator<Item = (p
     counted.map(|(code, count)| ([("module", module.as_str()), ("code", code)], count))
 }
 
+/// The codes that say that something is wrong with the server: those that the chart's alerts are on.
+const FAULTS: [&str; 5] = ["UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
+
+/// The codes of errors that were counted; and those of [`FAULTS`] from 0 on, or nobody could tell how fast the first ones came.
+fn errors<'a>(module: &'a ModuleName, counts: &Counts) -> impl Iterator<Item = (page::Labels<'a, 2>, u64)> + use<'a> {
+    let any = counts.any();
+    let codes = NAMES.into_iter().zip(counts.errors.counts());
+    let told = codes.filter(move |(code, count)| *count > 0 || any && FAULTS.contains(code));
+    told.map(|(code, count)| ([("module", module.as_str()), ("code", code)], count))
+}
+
 /// As gRPC calls its codes.
 const NAMES: [&str; CODES] = [
     "OK",
@@ -417,5 +472,36 @@ impl Collector for Telemetry {
                 joined.links(&mut page)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, fmt::Write as _};
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_within_a_second_get_one_page() {
+        let (pages, made) = (Pages::default(), Cell::new(0));
+        let get = async |format| {
+            let page = pages.get(format, |page| {
+                made.set(made.get() + 1);
+                write!(page, "{}", made.get())
+            });
+            page.await.map(|(_, page)| page)
+        };
+        let (first, second) = tokio::join!(get(PLAIN), get(PLAIN));
+        assert_eq!((first, second), (Ok("1".into()), Ok("1".into())));
+        sleep(FRESH / 2).await;
+        assert_eq!(get(PLAIN).await, Ok("1".into()));
+        assert_eq!(get(OPENMETRICS).await, Ok("2".into()), "another format is another page");
+        advance(FRESH / 2).await;
+        assert_eq!(get(PLAIN).await, Ok("3".into()));
+        assert_eq!(get(OPENMETRICS).await, Ok("2".into()));
+        assert!(pages.get("text/broken", |_| Err(fmt::Error)).await.is_err());
+        assert_eq!(get(PLAIN).await, Ok("3".into()), "who could not be answered is in nobody's way");
     }
 }

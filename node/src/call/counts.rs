@@ -126,7 +126,7 @@ pub(crate) struct Counts {
     pub(crate) errors: Codes,
     /// Of clients.
     pub(crate) ingress: Endings,
-    /// That were made at, or passed on to, other nodes; or would have been, had there been one.
+    /// That were sent to other nodes, made there or passed on.
     pub(crate) remote: Endings,
     /// That have waited for the module to be somewhere.
     pub(crate) waited: AtomicU64,
@@ -135,6 +135,8 @@ pub(crate) struct Counts {
 
 #[derive(Debug, Default)]
 struct Instances {
+    /// Whether there was one, ever.
+    any: bool,
     there: Vec<Arc<Gate>>,
     /// The calls of those that are gone.
     past: [u64; 3],
@@ -143,7 +145,7 @@ struct Instances {
 impl Instances {
     /// Keeps the calls of gates that nobody else has any more, and lets those go.
     fn settle(&mut self) {
-        let Self { there, past } = self;
+        let Self { there, past, .. } = self;
         there.retain_mut(|gate| match Arc::get_mut(gate) {
             Some(gone) => {
                 past.iter_mut().zip(gone.ended()).for_each(|(past, ended)| *past += ended);
@@ -159,7 +161,13 @@ impl Counts {
     pub(crate) fn watch(&self, gate: &Arc<Gate>) {
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
         instances.settle();
+        instances.any = true;
         instances.there.push(Arc::clone(gate));
+    }
+
+    /// Whether there is an instance, or was one.
+    pub(crate) fn any(&self) -> bool {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).any
     }
 
     /// The calls of all instances: how many have ended, by where they came from (here, a client, another node), and how many
@@ -183,26 +191,37 @@ pub(super) struct Account {
     began: Instant,
     /// One answer ends it: then it counts how long that took.
     unary: bool,
-    /// An instance here has admitted it.
-    here: AtomicBool,
+    went: Went,
     open: bool,
+}
+
+/// Where a call has gone.
+#[derive(Debug, Default)]
+pub(super) struct Went {
+    here: AtomicBool,
+    elsewhere: AtomicBool,
+}
+
+impl Went {
+    /// An instance here has admitted it.
+    pub(super) fn here(&self) {
+        self.here.store(true, Ordering::Relaxed);
+    }
+
+    /// It is about to be sent to another node.
+    pub(super) fn elsewhere(&self) {
+        self.elsewhere.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Account {
     pub(super) fn open(module: &Arc<ModuleFacts>, origin: Origin, unary: bool) -> Self {
-        Self {
-            module: Arc::clone(module),
-            origin,
-            began: Instant::now(),
-            unary,
-            here: AtomicBool::new(false),
-            open: true,
-        }
+        Self { module: Arc::clone(module), origin, began: Instant::now(), unary, went: Went::default(), open: true }
     }
 
-    /// To be set once an instance here has admitted it.
-    pub(super) fn here(&self) -> &AtomicBool {
-        &self.here
+    /// To be told where it goes.
+    pub(super) fn went(&self) -> &Went {
+        &self.went
     }
 
     /// It has ended.
@@ -210,12 +229,13 @@ impl Account {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
-        let (counts, here) = (&self.module.counts, *self.here.get_mut());
+        let (counts, here) = (&self.module.counts, *self.went.here.get_mut());
         if here && code != Code::Ok {
             counts.errors.count(code);
         }
         let ingress = (self.origin == Origin::Client).then_some(&counts.ingress);
-        let remote = (!here).then_some(&counts.remote);
+        // One that was sent in vain, and then served here, is not remote.
+        let remote = (!here && *self.went.elsewhere.get_mut()).then_some(&counts.remote);
         for endings in ingress.into_iter().chain(remote) {
             endings.codes.count(code);
             if self.unary {

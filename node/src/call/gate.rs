@@ -161,6 +161,13 @@ impl LeaseEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entered(Origin);
 
+impl Entered {
+    /// The same, of a call that is counted elsewhere.
+    pub(crate) fn as_part(self) -> Self {
+        Self(Origin::Part)
+    }
+}
+
 impl Gate {
     /// A gate that is closed, and can be opened for a lease.
     pub(crate) fn closed(lease: Arc<LeaseEnd>, sealing: Arc<Sealing>) -> Self {

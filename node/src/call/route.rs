@@ -288,6 +288,7 @@ impl Call<'_> {
         Box::pin(async move {
             let Target::Placed(placed) = &**self.target else { return self.unary(request, codec).await };
             let mut account = Account::open(self.slot.facts(), Origin::Here, true);
+            account.went().elsewhere();
             let short = short::call(self.slot, self.path, self.scope, placed, &request);
             let tried = match self.deadline {
                 None => short.await,
@@ -361,8 +362,10 @@ impl Call<'_> {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        // It is counted where it is served.
-        self.leave();
+        // Where it is served it enters anew, and is counted.
+        if let (Some(entered), Target::Local(local)) = (self.entered.take(), &**self.target) {
+            local.gate.leave(entered.as_part());
+        }
         if let Some(deadline) = self.scope.deadline {
             write_deadline(deadline, request.metadata_mut());
         }

@@ -10,10 +10,7 @@
 //! not, or that can't be made so now, takes the long way, over [`wire`](super::wire), as if nothing had been tried. So does
 //! an answer that is more than a message: the tonic client of the long way reads it.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{pin::Pin, sync::Arc};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
@@ -233,7 +230,7 @@ impl Inside {
         let request = Request::from_parts(MetadataMap::from_headers(fields), Extensions::default(), message);
         let path = str::from_utf8(&path).unwrap_or_default();
         let mut account = Account::open(slot.facts(), Origin::Node, true);
-        account.here().store(true, Ordering::Relaxed);
+        account.went().here();
         let running = wire::run_inside(&slot, path, scope, &mut pass, || service.carry(path, request));
         let ended = match scope.deadline {
             None => running.await,

@@ -3,10 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,7 +20,7 @@ use tower::ServiceExt as _;
 
 use super::{
     caller::Held,
-    counts::{Account, Origin, code_in},
+    counts::{Account, Origin, Went, code_in},
     deadline,
     dedupe::{Dedupe, Reply},
     delivery,
@@ -96,7 +93,7 @@ pub(crate) async fn serve(
     let (ongoing, ended) = passed::ongoing();
     let request = request.map(|body| Body::new(passed::Resetting::new(body, ended)));
 
-    let call = Call { slot: &slot, path: path.path(), method, scope, origin, arrival, here: account.here() };
+    let call = Call { slot: &slot, path: path.path(), method, scope, origin, arrival, went: account.went() };
     let answer = call.answer(request);
     let answer = match timer {
         None => answer.await,
@@ -140,8 +137,7 @@ struct Call<'a> {
     scope: Scope,
     origin: Origin,
     arrival: Arrival,
-    /// An instance here has admitted it.
-    here: &'a AtomicBool,
+    went: &'a Went,
 }
 
 struct Answer {
@@ -179,6 +175,7 @@ impl Call<'_> {
             }
             let remote = remote.clone();
             drop(target);
+            self.went.elsewhere();
             let response = remote.oneshot(request).await.map_err(Status::from_error)?;
             return Ok(Answer { response, pass: None, from: None });
         }
@@ -309,7 +306,7 @@ impl Call<'_> {
 
     /// Calls the module in this process, unless it has been, under the same id.
     async fn deliver(&self, local: &Local, pass: Pass, request: Request) -> Result<Answer, Status> {
-        self.here.store(true, Ordering::Relaxed);
+        self.went.here();
         match &local.kept {
             // Asked again: a call that waited here may have come before this node knew what its method says.
             Some(kept) if self.slot.deliveries.of(self.path).delivery == Delivery::Dedupe => {
@@ -338,8 +335,9 @@ impl Call<'_> {
             let (method, origin, arrival) = (self.method, self.origin, self.arrival);
             async move {
                 let _held = held;
-                let here = AtomicBool::new(true);
-                let call = Call { slot: &slot, path: &path, method, scope, origin, arrival, here: &here };
+                // Who has asked for it has an account of it.
+                let went = Went::default();
+                let call = Call { slot: &slot, path: &path, method, scope, origin, arrival, went: &went };
                 match call.run(&local, pass, request, Pass::is_in_time).await {
                     Ok(answer) => scope.around(Reply::read(answer.response)).await,
                     Err(status) => Reply::of(status),
@@ -416,6 +414,7 @@ impl Call<'_> {
                 scope: self.scope,
                 unary: self.method.unary,
             };
+            self.went.elsewhere();
             match attempt.send(request).await {
                 Tried::Answered(mut response) => {
                     let told = told(self.slot, link, placed.epoch, self.arrival.hops, response.headers_mut())?;

@@ -293,8 +293,11 @@ impl Calls {
             }
         };
         if !slot.is_built_in() && self.refusing.is_cancelled() {
-            let refused = CallError::Stopped(slot.module().clone());
-            return Box::pin(ready(Ok(Status::from(refused).into_http())));
+            let status = Status::from(CallError::Stopped(slot.module().clone()));
+            if self.callers == Callers::Clients {
+                slot.facts().counts.ingress.codes.count(status.code());
+            }
+            return Box::pin(ready(Ok(status.into_http())));
         }
         let in_flight = (!slot.is_built_in()).then(|| self.in_flight.token());
         let (origin, (arrival, held)) = match self.callers {
