@@ -280,6 +280,15 @@ impl From<AdminError> for Status {
     }
 }
 
+/// What the source of a move tells its target when its log shows that the move is over. Nothing else of a transfer has this code.
+pub(crate) fn move_over() -> Status {
+    Status::not_found("the move is over")
+}
+
+pub(crate) fn is_move_over(status: &Status) -> bool {
+    status.code() == Code::NotFound
+}
+
 /// `cart -> pricing -> cart`
 pub(crate) fn chain(modules: &[ModuleName]) -> String {
     modules.iter().map(ModuleName::as_str).collect::<Vec<_>>().join(" -> ")

@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming, transport::Endpoint};
+use tonic::{Request, Response, Status, Streaming, transport::Endpoint};
 
 use super::core::{Event, InstanceId};
 use crate::{
@@ -47,7 +47,7 @@ use crate::{
     id::{Incarnation, ModuleName, NodeId},
     module::{Held, Hooks, SnapshotReader, SnapshotWriter},
     placement::state::Sealed,
-    status::with_causes,
+    status::{is_move_over, move_over, with_causes},
     trust::{self, Peer, Trust},
 };
 
@@ -179,10 +179,10 @@ impl Handoff for Source {
             let giving = tokio::select! {
                 given = offer.give(out, requests, &begin) => given,
                 () = offer.gone.cancelled() => Err(Status::aborted("the module has ended here")),
-                () = offer.over.cancelled() => Err(Status::not_found(OVER)),
+                () = offer.over.cancelled() => Err(move_over()),
             };
             let Err(status) = giving else { return };
-            if status.code() != Code::NotFound {
+            if !is_move_over(&status) {
                 tracing::warn!(module = %offer.module, to = %offer.to, error = status.message(), "a state was not handed over");
             }
             // The target may have gone.
@@ -303,9 +303,6 @@ fn failed(error: &BoxError) -> Status {
     Status::aborted(with_causes(&**error))
 }
 
-/// What a source says of a move that its log shows to be over. With a code of its own: `NOT_FOUND`.
-const OVER: &str = "the move is over";
-
 /// Why a target has no state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Untaken {
@@ -347,9 +344,9 @@ impl Taking {
     /// # Cancel safety
     /// Dropping the future spoils the instance.
     pub(crate) async fn take(&self) -> Result<Option<String>, Untaken> {
-        self.try_take().await.map_err(|status| match status.code() {
-            Code::NotFound => Untaken::Over,
-            _ => Untaken::Failed(status.message().to_owned()),
+        self.try_take().await.map_err(|status| match is_move_over(&status) {
+            true => Untaken::Over,
+            false => Untaken::Failed(status.message().to_owned()),
         })
     }
 
