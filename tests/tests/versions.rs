@@ -108,5 +108,10 @@ async fn a_node_that_was_away_is_compared_with_what_is_there_now() {
     }
     // The last that this one knows is that the others had the version before.
     cluster.add("n3").await;
+    let ready = |view: &outpost_proto::admin::v1::Cluster| match view.nodes.iter().find(|node| node.name == "n3") {
+        Some(node) if node.state == "ready" => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    cluster.wait_until("n3 to be back", ready).await;
     cluster.move_module("kinds", "n3").await;
 }
