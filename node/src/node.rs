@@ -458,6 +458,9 @@ fn services(app: &App, program: &Program) -> BTreeMap<ModuleName, Vec<String>> {
     program.names.iter().cloned().zip(services).collect()
 }
 
+/// How many bytes all interfaces of a program may take in the log, packed. They are in one entry, in base64.
+const INTERFACES: usize = 512 << 10;
+
 /// What the cluster should know of each module, and what those look like of which something is known, by digest.
 type Declaration = (BTreeMap<ModuleName, Declared>, BTreeMap<String, Interface>);
 
@@ -478,7 +481,13 @@ fn declared(app: &App, program: &Program, reflection: &Reflection) -> Result<Dec
                     interfaces.insert(digest, interface);
                 }
                 None => {
-                    tracing::warn!(module = %name, "versions of this module are not compared: all descriptors together are too large")
+                    tracing::warn!(
+                        module = %name,
+                        bytes = interface.len(),
+                        left,
+                        "versions of this module are not compared, since the log takes no larger descriptors of a program than \
+                         512 KiB, compressed; fewer imports make them smaller"
+                    );
                 }
             }
         }
@@ -486,9 +495,6 @@ fn declared(app: &App, program: &Program, reflection: &Reflection) -> Result<Dec
     }
     Ok((all, interfaces))
 }
-
-/// How many bytes all interfaces of a program may take in the log, packed. They are in one entry, in base64.
-const INTERFACES: usize = 512 << 10;
 
 fn reflection(app: &App, table: &Table, callers: CallPolicy) -> Reflection {
     let services = table.slots().cloned().collect();

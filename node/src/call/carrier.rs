@@ -87,8 +87,7 @@ impl Carrier {
     /// Dropping the future ends the call at the peer.
     pub(crate) async fn call(&self, mut frame: CarriedCall) -> Option<Ended> {
         let (sender, answer) = oneshot::channel();
-        let (id, waker) = {
-            let mut calls = self.lock();
+        let id = self.change(|calls| {
             if calls.closed
                 || calls.retired
                 || calls.waiting.len() >= MOST_WAITING
@@ -101,11 +100,9 @@ impl Carrier {
             let place = calls.put;
             calls.waiting.insert(id, Waiting { place, answer: sender });
             frame.id = id;
-            (id, calls.put(carry_request::Frame::Call(frame)))
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+            calls.put(carry_request::Frame::Call(frame));
+            Some(id)
+        })?;
         let mut given_up = GivenUp { carrier: self, id: Some(id) };
         let ended = answer.await;
         given_up.id = None;
@@ -149,46 +146,44 @@ impl Carrier {
     }
 
     fn end(&self, id: u64, ended: Ended) {
-        let (waiting, waker) = {
-            let mut calls = self.lock();
-            let waiting = calls.waiting.remove(&id);
-            (waiting, calls.end_if_done())
-        };
+        let waiting = self.change(|calls| calls.waiting.remove(&id));
         // It may have been given up in this moment.
         let _ = waiting.map(|waiting| waiting.answer.send(ended));
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 
     /// The other node takes no calls after this one.
     fn end_after(&self, last: u64) {
-        let (after, waker) = {
-            let mut calls = self.lock();
+        let after: Vec<(u64, Waiting)> = self.change(|calls| {
             calls.retired = true;
-            let after: Vec<Waiting> =
-                calls.waiting.extract_if(|id, _| *id > last).map(|(_, waiting)| waiting).collect();
-            (after, calls.end_if_done())
-        };
-        for waiting in after {
-            let _ =
-                waiting.answer.send(Ended::NotRun("the other node takes no more calls on this connection".to_owned()));
-        }
-        if let Some(waker) = waker {
-            waker.wake();
+            calls.waiting.extract_if(|id, _| *id > last).collect()
+        });
+        for (_, waiting) in after {
+            let why = "the other node takes no more calls on this connection".to_owned();
+            let _ = waiting.answer.send(Ended::NotRun(why));
         }
     }
 
     /// Takes no more calls, and closes once those that are under way are over.
     pub(crate) fn retire(&self) {
-        let waker = {
+        self.change(|calls| calls.retired = true);
+    }
+
+    /// Changes the calls, and has the connection look at what there is to send, or that nothing is any more.
+    fn change<T>(&self, change: impl FnOnce(&mut Calls) -> T) -> T {
+        let (changed, waker) = {
             let mut calls = self.lock();
-            calls.retired = true;
-            calls.end_if_done()
+            let before = calls.put;
+            let changed = change(&mut calls);
+            // The end of the stream of requests is that of the stream.
+            let done = calls.retired && calls.waiting.is_empty() && calls.parcels == 0;
+            calls.closed |= done;
+            let waker = if done || calls.put != before { calls.waker.take() } else { None };
+            (changed, waker)
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        changed
     }
 
     /// Ends all calls: the stream is no more. `last` is the last call that the other node took, if it has told.
@@ -216,21 +211,10 @@ impl Carrier {
 }
 
 impl Calls {
-    /// The end of the stream of requests is that of the stream.
-    #[must_use = "to be woken once the lock is released"]
-    fn end_if_done(&mut self) -> Option<Waker> {
-        if !self.retired || !self.waiting.is_empty() || self.parcels > 0 {
-            return None;
-        }
-        self.closed = true;
-        self.waker.take()
-    }
-
-    #[must_use = "to be woken once the lock is released"]
-    fn put(&mut self, frame: carry_request::Frame) -> Option<Waker> {
+    /// See [`Carrier::change`].
+    fn put(&mut self, frame: carry_request::Frame) {
         self.put += 1;
         self.outbox.push_back(Some(frame));
-        self.waker.take()
     }
 }
 
@@ -243,29 +227,20 @@ struct GivenUp<'a> {
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
-        let waker = {
-            let mut calls = self.carrier.lock();
-            let told = match calls.waiting.remove(&id) {
-                None => None,
-                Some(_) if calls.closed => None,
-                Some(Waiting { place, .. }) => match place.checked_sub(calls.taken) {
-                    // It was not sent: nobody has to hear of it.
-                    Some(left) => {
-                        if let Some(frame) = usize::try_from(left).ok().and_then(|left| calls.outbox.get_mut(left)) {
-                            *frame = None;
-                        }
-                        None
+        self.carrier.change(|calls| match calls.waiting.remove(&id) {
+            None => {}
+            Some(_) if calls.closed => {}
+            Some(Waiting { place, .. }) => match place.checked_sub(calls.taken) {
+                // It was not sent: nobody has to hear of it.
+                Some(left) => {
+                    if let Some(frame) = usize::try_from(left).ok().and_then(|left| calls.outbox.get_mut(left)) {
+                        *frame = None;
                     }
-                    // As many as there were calls.
-                    None => calls.put(carry_request::Frame::Cancelled(id)),
-                },
-            };
-            let done = calls.end_if_done();
-            told.or(done)
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+                }
+                // As many as there were calls.
+                None => calls.put(carry_request::Frame::Cancelled(id)),
+            },
+        });
     }
 }
 
@@ -286,19 +261,12 @@ impl Unfetched {
 
 impl Drop for Unfetched {
     fn drop(&mut self) {
-        let waker = {
-            let mut calls = self.carrier.lock();
+        self.carrier.change(|calls| {
             calls.parcels -= 1;
-            let told = match self.fetched || calls.closed {
-                true => None,
-                false => calls.put(carry_request::Frame::Cancelled(self.id)),
-            };
-            let done = calls.end_if_done();
-            told.or(done)
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+            if !self.fetched && !calls.closed {
+                calls.put(carry_request::Frame::Cancelled(self.id));
+            }
+        });
     }
 }
 

@@ -43,8 +43,8 @@ impl Interface {
         let unpacked = Unpacked { services: services.collect() }.encode_to_vec();
         let digest = HEXLOWER.encode(&Sha256::digest(&unpacked)[..16]);
         let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-        // Memory takes all that it is given.
-        let written = packed.write_all(&unpacked).and_then(|()| packed.finish()).unwrap_or_default();
+        let written = packed.write_all(&unpacked).and_then(|()| packed.finish());
+        let written = written.expect("memory takes all that it is given");
         (digest, Self { packed: written.into() })
     }
 

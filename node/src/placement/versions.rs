@@ -29,9 +29,8 @@ impl Versions {
     /// Which nodes must not be given what, beside those that `call`.
     pub(crate) fn unfit(&self, state: &State, calls: impl Fn(&NodeId) -> bool) -> Unfit {
         let mut unfit = Unfit::new();
-        let mut verdicts = self.verdicts();
         let known = |interface: &str| state.interfaces.contains_key(interface);
-        verdicts.retain(|(old, new), _| known(old) && known(new));
+        self.verdicts().retain(|(old, new), _| known(old) && known(new));
         for (module, nodes) in by_module(state) {
             if nodes.iter().all(|(_, interface)| *interface == nodes[0].1) {
                 continue;
@@ -46,7 +45,7 @@ impl Versions {
                     let (this, that) = (&state.nodes[*node].version, &state.nodes[*other].version);
                     let (mine, theirs) = ((*interface, own), (*theirs, before));
                     let (old, new) = if is_older(this, that) { (mine, theirs) } else { (theirs, mine) };
-                    let problem = verdict(&mut verdicts, old, new)?;
+                    let problem = self.verdict(old, new)?;
                     Some(format!("its version {this} does not fit with version {that} on {other}: {problem}"))
                 });
                 if let Some(problem) = problem {
@@ -76,25 +75,24 @@ impl Versions {
         Some(format!("{module}: {problem}"))
     }
 
-    fn verdicts(&self) -> MutexGuard<'_, HashMap<(String, String), Option<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why two interfaces do not fit.
-fn verdict(
-    verdicts: &mut HashMap<(String, String), Option<String>>,
-    (old, before): (&str, &Known),
-    (new, after): (&str, &Known),
-) -> Option<String> {
-    let compare = || {
-        compare(&before.interface, &after.interface).unwrap_or_else(|error| {
+    /// Why two interfaces do not fit. They are compared without the lock: two that ask at once compare twice.
+    fn verdict(&self, (old, before): (&str, &Known), (new, after): (&str, &Known)) -> Option<String> {
+        let key = (old.to_owned(), new.to_owned());
+        if let Some(verdict) = self.verdicts().get(&key) {
+            return verdict.clone();
+        }
+        let verdict = compare(&before.interface, &after.interface).unwrap_or_else(|error| {
             // Each node reads its own at its start, so this is from a version that packs them differently.
             tracing::warn!(%error, "descriptors of another version can't be compared: they are taken to fit");
             None
-        })
-    };
-    verdicts.entry((old.to_owned(), new.to_owned())).or_insert_with(compare).clone()
+        });
+        self.verdicts().insert(key, verdict.clone());
+        verdict
+    }
+
+    fn verdicts(&self) -> MutexGuard<'_, HashMap<(String, String), Option<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn compare(old: &Interface, new: &Interface) -> Result<Option<String>, Unreadable> {
