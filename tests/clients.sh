@@ -10,9 +10,11 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r examples/shop/clients/python/requirements.txt
 
-cargo build --quiet -p shop
+# Built with the features of the whole workspace, as its tests are, so that nothing is built twice.
+cargo build --quiet --workspace --bin shop
+built=${CARGO_TARGET_DIR:-target}/debug
 log=$(mktemp)
-target/debug/shop --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --cluster-listen 127.0.0.1:0 --set log.format=json 2>"$log" &
+"$built/shop" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --cluster-listen 127.0.0.1:0 --set log.format=json 2>"$log" &
 shop=$!
 trap 'kill "$shop" 2>/dev/null || true; rm -f "$log"' EXIT
 

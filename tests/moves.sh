@@ -11,8 +11,8 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r examples/shop/clients/python/requirements.txt
 
-cargo build --quiet -p shop
-cargo build --quiet -p outpost-tests --bin mover
+# Built with the features of the whole workspace, as its tests are, so that nothing is built twice.
+cargo build --quiet --workspace --bin shop --bin mover
 built=${CARGO_TARGET_DIR:-target}/debug
 folder=$(mktemp -d)
 processes=()
