@@ -11,7 +11,10 @@ use crate::{
     clock::Coarse,
     config::{CallerSettings, UnmarkedModules},
     id::{Epoch, ModuleName},
-    trust::{TrustError, callers::CallPolicy},
+    trust::{
+        TrustError,
+        callers::{CallPolicy, CallingModule},
+    },
 };
 
 /// A gate that is open while a lease holds.
@@ -44,7 +47,7 @@ impl LeasedGate {
 #[derive(Debug)]
 pub struct Policed {
     policy: CallPolicy,
-    from: ModuleName,
+    from: CallingModule,
     to: ModuleName,
 }
 
@@ -58,13 +61,13 @@ impl Policed {
         let settings = CallerSettings { policy: Some(path.to_owned()), ..CallerSettings::default() };
         let known: BTreeMap<_, _> = (0..10).map(|number| (module(number), Vec::new())).collect();
         let policy = CallPolicy::load(&settings, UnmarkedModules::Serve, known, false)?;
-        Ok(Self { policy, from: module(0), to: module(7) })
+        Ok(Self { policy, from: CallingModule::new(module(0)), to: module(7) })
     }
 
     /// Whether `m0` may call `m7`.
     #[inline]
     #[must_use]
     pub fn admits(&self) -> bool {
-        self.policy.admits_module(&self.from, &self.to, "/shop.v1.Orders/Get").is_ok()
+        self.policy.admits_caller(&self.from, &self.to, "/shop.v1.Orders/Get").is_ok()
     }
 }

@@ -12,6 +12,7 @@
 //! **Invariant:** with certificates, nothing is said to, or heard from, somebody whose certificate an authority of the
 //! cluster has not signed for a role in it.
 
+mod bounded;
 pub(crate) mod callers;
 mod client;
 mod files;
@@ -27,6 +28,7 @@ mod until;
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use bounded::Bounded;
 use callers::Certified;
 pub use client::{Client, Token};
 pub(crate) use files::Follows;
@@ -41,7 +43,7 @@ use outpost_proto::{
 use sealed::{Datagrams, Ring};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, rustls::pki_types::ServerName, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream, rustls::pki_types::ServerName, server};
 use tokio_util::either::Either;
 use tonic::{Request, Status, transport::Uri};
 pub(crate) use until::{Passes, Until};
@@ -82,8 +84,8 @@ pub enum TrustError {
     },
 }
 
-/// A connection, with TLS or without.
-pub(crate) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+/// A connection that this node has made, with TLS or without.
+pub(crate) type Stream = Either<TcpStream, Bounded<TlsStream<TcpStream>>>;
 
 /// What a node shows to others of its cluster and believes of them: certificates, or, without them, everything. Cheap to
 /// clone.
@@ -128,7 +130,8 @@ impl Trust {
         self.0.clone().map(|credentials| credentials as Arc<dyn Follows>)
     }
 
-    /// Connects to a node. Where its name is not known, any of the cluster will do.
+    /// Connects to a node. Where its name is not known, any of the cluster will do. Once a certificate is not good any more that
+    /// was shown, and calls that are under way had their time, the connection ends by itself.
     ///
     /// # Errors
     /// What the system or TLS said, or that somebody else is there.
@@ -151,12 +154,12 @@ impl Trust {
             return Err(refused(format!("{peer} is there, which is no node")));
         }
         let until = Until::between(files, changes, &credentials, shown);
-        Ok((Either::Right(TlsStream::Client(stream)), until))
+        Ok((Either::Right(Bounded::new(stream, until.clone())), until))
     }
 
     /// How often what this node shows or believes has changed.
     pub(crate) fn changes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |credentials| *credentials.changes().borrow())
+        self.0.as_ref().map_or(0, |credentials| credentials.version())
     }
 
     /// The same as what tonic's endpoints connect by.

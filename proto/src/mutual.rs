@@ -14,7 +14,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
@@ -88,7 +88,7 @@ impl Credentials {
         let named = read(&chain[0]).map_err(|problem| bad(Part::Certificate, problem))?;
 
         let roots = Arc::new(roots);
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let signed = Signed { roots: Arc::clone(&roots), algorithms: provider.signature_verification_algorithms };
         let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
         let lenient = clients.clone().allow_unauthenticated().build();
@@ -139,7 +139,7 @@ impl Credentials {
 /// # Errors
 /// What is wrong with the authorities, in words.
 pub fn without_certificate(authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let roots = Arc::new(roots(authorities)?);
     let signed = Signed { roots, algorithms: provider.signature_verification_algorithms };
     let client = client(&provider, signed).map_err(|error| told(&error))?;

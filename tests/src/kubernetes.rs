@@ -25,7 +25,7 @@ use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         ServerConfig,
-        crypto::ring,
+        crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     },
 };
@@ -109,7 +109,7 @@ impl ApiServer {
         let files = authority.server_files();
         let chain = CertificateDer::from_pem_file(&files.certificate).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(&files.key).expect("a key");
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|config| config.with_no_client_auth().with_single_cert(vec![chain], key))
             .expect("a certificate and its key");

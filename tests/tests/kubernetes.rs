@@ -23,7 +23,7 @@ use outpost_tests::{
 };
 use serde_json::{Value, json};
 use tokio::{net::UdpSocket, task::JoinSet};
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 
 const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
 const SEEDS: &str = r#"cluster.seeds=["kubernetes://nodes:cluster"]"#;
@@ -61,7 +61,7 @@ async fn put(slices: &Api<EndpointSlice>, mut slice: EndpointSlice) -> EndpointS
 }
 
 async fn client(kubeconfig: impl AsRef<Path>) -> Client {
-    let _ = ring::default_provider().install_default();
+    let _ = aws_lc_rs::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()

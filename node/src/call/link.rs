@@ -387,8 +387,7 @@ impl<T: Clone> Kept<T> {
                             Some(()) = leaving.next() => {}
                             passes = until.passes() => break match passes {
                                 Passes::Renew => Used::Renew,
-                                Passes::NoMore => Used::NoMore,
-                                Passes::Over => Used::Ended(Some(OVER.to_owned())),
+                                Passes::NoMore | Passes::Over => Used::NoMore,
                             },
                             // The peer wants no more calls, and has some of before.
                             () = self.wanted.notified() => if !is_good(&up) {
@@ -399,7 +398,7 @@ impl<T: Clone> Kept<T> {
                     let lasted = since.elapsed() >= LONGEST_PAUSE;
                     if !matches!(ended, Used::Ended(_)) {
                         tracing::debug!(peer_node_id = %link.node, "the connection is to be replaced");
-                        leaving.push(run_out(connection, until));
+                        leaving.push(run_out(connection));
                     }
                     let error = match ended {
                         Used::Renew if lasted => {
@@ -478,8 +477,6 @@ enum Used {
     Ended(Option<String>),
 }
 
-const OVER: &str = "a certificate that was shown is not good any more";
-
 /// Waits for something while connections go on.
 async fn beside<T>(leaving: &mut FuturesUnordered<BoxFuture<'static, ()>>, waited: impl Future<Output = T>) -> T {
     let mut waited = pin!(waited);
@@ -491,17 +488,9 @@ async fn beside<T>(leaving: &mut FuturesUnordered<BoxFuture<'static, ()>>, waite
     }
 }
 
-/// Lets a connection go on until it ends by itself, or has to. (Streams of one call each are with a task of hyper's, and end
-/// with their calls, or when the other node closes the connection.)
-fn run_out(connection: Connection, mut until: Until) -> BoxFuture<'static, ()> {
-    let over = async move { while until.passes().await != Passes::Over {} };
-    async move {
-        tokio::select! {
-            _ = AssertUnwindSafe(connection).catch_unwind() => {}
-            () = over => {}
-        }
-    }
-    .boxed()
+/// Lets a connection go on until it ends with its calls, or has to (see `trust::bounded`).
+fn run_out(connection: Connection) -> BoxFuture<'static, ()> {
+    AssertUnwindSafe(connection).catch_unwind().map(drop).boxed()
 }
 
 fn is_open(sender: &Sender) -> bool {

@@ -39,7 +39,7 @@ use super::{
     streaming::{LocalStream, Streaming},
     wire,
 };
-use crate::{BoxError, id::ModuleName, status::CallError};
+use crate::{BoxError, id::ModuleName, status::CallError, trust::callers::CallingModule};
 
 /// What a call on a service's local trait returns: the very future that tonic's trait boxes.
 pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>>;
@@ -60,7 +60,7 @@ pub fn box_stream<T>(stream: impl Stream<Item = Result<T, Status>> + Send + 'sta
 pub struct Route {
     slot: Arc<Slot>,
     /// The module that has the handle, where it is one.
-    from: Option<ModuleName>,
+    from: Option<Arc<CallingModule>>,
 }
 
 impl Route {
@@ -70,7 +70,7 @@ impl Route {
 
     /// The way of a module's handle.
     pub(crate) fn of_module(from: ModuleName, slot: Arc<Slot>) -> Self {
-        Self { slot, from: Some(from) }
+        Self { slot, from: Some(Arc::new(CallingModule::new(from))) }
     }
 
     /// Begins a call: finds out its deadline, drops what would not cross a wire, and looks where the service is.
@@ -81,7 +81,7 @@ impl Route {
     #[inline]
     pub fn begin<T>(&self, path: &'static str, request: &mut Request<T>) -> Result<Call<'_>, Status> {
         if let Some(from) = &self.from {
-            self.slot.admits_module(from, path)?;
+            self.slot.admits_caller(from, path)?;
         }
         request.extensions_mut().clear();
         let metadata = request.metadata_mut();

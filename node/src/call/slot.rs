@@ -35,7 +35,7 @@ use crate::{
     id::{Epoch, ModuleName, NodeId},
     module::{Edge, Exposed, Waits},
     status::CallError,
-    trust::callers::CallPolicy,
+    trust::callers::{CallPolicy, CallingModule},
 };
 
 pub(crate) type Request = http::Request<Body>;
@@ -302,12 +302,20 @@ impl Slot {
         self.module.chain
     }
 
-    /// Whether a module that declares that it calls this one may call a method.
+    /// Whether a module that has a handle on this one may call a method.
     ///
     /// # Errors
     /// It may not.
     #[inline]
-    pub(crate) fn admits_module(&self, from: &ModuleName, path: &str) -> Result<(), CallError> {
+    pub(super) fn admits_caller(&self, from: &CallingModule, path: &str) -> Result<(), CallError> {
+        Ok(self.module.callers.admits_caller(from, &self.module.name, path)?)
+    }
+
+    /// Whether a module that declares that it calls this one may call a method.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn admits_module(&self, from: &ModuleName, path: &str) -> Result<(), CallError> {
         Ok(self.module.callers.admits_module(from, &self.module.name, path)?)
     }
 

@@ -73,6 +73,21 @@ impl Refused {
     }
 }
 
+/// A module that calls another one. What a policy says of all methods is remembered until it changes: a handle asks with each
+/// call, and a call within a process costs little more than a policy.
+#[derive(Debug)]
+pub(crate) struct CallingModule {
+    module: ModuleName,
+    /// The version of the policy that admits it to all methods of the other one; 0 where none is known to.
+    admitted_by: AtomicU64,
+}
+
+impl CallingModule {
+    pub(crate) fn new(module: ModuleName) -> Self {
+        Self { module, admitted_by: AtomicU64::new(0) }
+    }
+}
+
 /// Who may call what. Cheap to clone; the default lets everybody call what is not internal.
 #[derive(Clone, Default)]
 pub(crate) struct CallPolicy(Arc<Inner>);
@@ -252,11 +267,40 @@ impl CallPolicy {
         }
     }
 
-    /// Whether a module may call a method of another one.
+    /// The same as [`CallPolicy::admits_module`], by what is known already.
     ///
     /// # Errors
     /// It may not.
     #[inline]
+    pub(crate) fn admits_caller(&self, from: &CallingModule, module: &ModuleName, path: &str) -> Result<(), Refused> {
+        match &self.0.policy {
+            Some(policy) if from.admitted_by.load(Ordering::Relaxed) != policy.version() => {
+                self.look_at_caller(policy, from, module, path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn look_at_caller(
+        &self,
+        policy: &FromFiles<Policy>,
+        from: &CallingModule,
+        module: &ModuleName,
+        path: &str,
+    ) -> Result<(), Refused> {
+        // Before what it stands for: if that changes meanwhile, the next call looks again.
+        let version = policy.version();
+        if policy.now().admits_to_all(&from.module, module) {
+            from.admitted_by.store(version, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.admits_module(&from.module, module, path)
+    }
+
+    /// Whether a module may call a method of another one.
+    ///
+    /// # Errors
+    /// It may not.
     pub(crate) fn admits_module(&self, from: &ModuleName, module: &ModuleName, path: &str) -> Result<(), Refused> {
         let Some(policy) = &self.0.policy else { return Ok(()) };
         if policy.now().admits(from, module, path) {

@@ -8,7 +8,10 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -56,8 +59,9 @@ pub(super) struct FromFiles<T> {
     build: Build<T>,
     current: ArcSwap<T>,
     read: Mutex<Read>,
-    /// How often it has changed.
-    changes: watch::Sender<u64>,
+    /// Of what is current; one higher with each change.
+    version: AtomicU64,
+    changes: watch::Sender<()>,
 }
 
 /// What they hold may be secret.
@@ -86,7 +90,7 @@ impl<T> FromFiles<T> {
         let built = build(&files, &contents)?;
         let read = Mutex::new(Read { digests: digests(&contents), seen: None, fault: None });
         let (build, current) = (Box::new(build), ArcSwap::from_pointee(built));
-        Ok(Self { files, build, current, read, changes: watch::Sender::new(0) })
+        Ok(Self { files, build, current, read, version: AtomicU64::new(1), changes: watch::Sender::new(()) })
     }
 
     /// The same for a moment: costs no reference count.
@@ -98,8 +102,14 @@ impl<T> FromFiles<T> {
         self.current.load_full()
     }
 
+    /// The version of what is current, which is never 0. What is read after this is of this version or a later one.
+    #[inline]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Tells of changes from now on. What is current is to be read after this, or a change may be missed.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
@@ -123,7 +133,8 @@ impl<T> FromFiles<T> {
             Ok((digests, built)) => {
                 *read = Read { digests, seen: None, fault: None };
                 self.current.store(Arc::new(built));
-                self.changes.send_modify(|changes| *changes += 1);
+                self.version.fetch_add(1, Ordering::Release);
+                self.changes.send_replace(());
                 let files: Vec<_> = self.files.iter().map(|file| file.path.display().to_string()).collect();
                 tracing::info!(files = files.join(", "), "put changed files in force");
             }

@@ -220,6 +220,13 @@ impl Policy {
         }
     }
 
+    /// Whether a module that depends on another one may call all of its methods.
+    pub(crate) fn admits_to_all(&self, from: &ModuleName, module: &ModuleName) -> bool {
+        let admits = |callers: &Callers| callers.modules.as_ref().is_none_or(|modules| modules.contains(from));
+        let rule = self.modules.get(module);
+        from == module || rule.is_none_or(|rule| rule.methods.values().chain([&rule.all]).all(admits))
+    }
+
     /// Whether a module that depends on another one may call a method of it. A module may always call itself.
     pub(crate) fn admits(&self, from: &ModuleName, module: &ModuleName, path: &str) -> bool {
         let modules = self.of(module, path).and_then(|callers| callers.modules.as_ref());
@@ -310,6 +317,10 @@ mod tests {
         assert!(!admits("cart", "orders", "/shop.v1.Orders/Get"));
         assert!(admits("orders", "orders", "/shop.v1.Orders/Export"), "itself");
         assert!(admits("cart", "catalog", "/shop.v1.Catalog/List"));
+        let to_all = |from, to| policy.admits_to_all(&module(from), &module(to));
+        assert!(!to_all("checkout", "orders"), "not to one of its methods");
+        assert!(!to_all("cart", "orders") && !to_all("cart", "payment"));
+        assert!(to_all("orders", "orders") && to_all("cart", "catalog") && to_all("orders", "payment"));
         assert!(!admits("cart", "payment", "/shop.v1.Payment/Pay"));
     }
 

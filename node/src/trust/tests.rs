@@ -1,6 +1,10 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use super::{realm::Realm, *};
 use crate::net::TcpListener;
@@ -44,6 +48,24 @@ async fn two_realms_do_not_meet() {
     let text = connected.unwrap_err().to_string();
     assert!(text.contains("none of the authorities"), "{text}");
     assert!(accepted.is_err());
+}
+
+/// Whatever it is used for, and though the other end would go on.
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_when_what_was_shown_on_it_is_not_good_any_more() {
+    let realm = Realm::new();
+    let (one, two) = (realm.trust("node-1"), realm.trust_for("node-2", Duration::from_secs(100)));
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let acceptor = Acceptor::for_nodes(&two).unwrap();
+    let accepting = async { acceptor.accept(listener.accept().await.unwrap().0).await.unwrap() };
+    let (connected, _accepted) = tokio::join!(one.connect(listener.local_addr().unwrap(), None), accepting);
+    let (mut stream, began) = (connected.unwrap().0, Instant::now());
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error}");
+    // Calls that are under way have 30 seconds more.
+    let lasted = began.elapsed().as_secs_f64();
+    assert!((125.0..135.0).contains(&lasted), "{lasted}");
+    assert!(stream.write_u8(0).await.is_err() && stream.read_u8().await.is_err(), "it stays over");
 }
 
 #[test]

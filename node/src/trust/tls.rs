@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use outpost_proto::mutual::{self, Credentials, Part};
 use tokio_rustls::rustls::{
     ServerConfig,
-    crypto::ring,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
@@ -31,7 +31,7 @@ pub(super) fn for_clients(files: &[File], contents: &[Vec<u8>], required: bool) 
     let expires = mutual::shown(&chain).ok().map(|shown| shown.expires);
     let key = PrivateKeyDer::from_pem_slice(&contents[1])
         .map_err(|error| files[1].unusable(format!("{error}; a private key in PEM is needed")))?;
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match (files.get(2), contents.get(2)) {
         (Some(file), Some(authorities)) => {
             let verifier = mutual::clients_verifier(authorities, Arc::clone(&provider), required);

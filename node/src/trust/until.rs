@@ -31,7 +31,7 @@ pub(crate) enum Passes {
 }
 
 /// See the module. For ever, unless something is known of its end.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Until {
     /// When what comes, unless it was told.
     renew: Option<Instant>,
@@ -41,10 +41,10 @@ pub(crate) struct Until {
 }
 
 /// A connection on which both ends have shown something.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Between {
     credentials: Arc<FromFiles<Credentials>>,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<()>,
     /// By the other end.
     shown: Vec<CertificateDer<'static>>,
 }
@@ -52,7 +52,7 @@ struct Between {
 impl Between {
     fn new(
         credentials: &Arc<FromFiles<Credentials>>,
-        changes: watch::Receiver<u64>,
+        changes: watch::Receiver<()>,
         shown: Option<&[CertificateDer<'_>]>,
     ) -> Self {
         let shown = shown.unwrap_or_default().iter().map(|certificate| certificate.clone().into_owned()).collect();
@@ -69,7 +69,7 @@ impl Until {
     /// Nothing once the other end's certificate has expired, or soon after it is not believed any more.
     pub(super) fn shown(
         credentials: &Arc<FromFiles<Credentials>>,
-        changes: watch::Receiver<u64>,
+        changes: watch::Receiver<()>,
         shown: Option<&[CertificateDer<'_>]>,
     ) -> Self {
         let between = Between::new(credentials, changes, shown);
@@ -80,7 +80,7 @@ impl Until {
     /// of what changes in `credentials`.
     pub(super) fn between(
         credentials: &Arc<FromFiles<Credentials>>,
-        changes: watch::Receiver<u64>,
+        changes: watch::Receiver<()>,
         now: &Credentials,
         shown: Option<&[CertificateDer<'_>]>,
     ) -> Self {

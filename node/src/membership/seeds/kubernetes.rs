@@ -26,7 +26,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use tokio::time::{sleep, timeout};
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tracing::{Dispatch, instrument::WithSubscriber as _};
 
 use super::{AGAIN, Found, SOON};
@@ -154,7 +154,7 @@ pub(super) async fn watch(service: Service, own: &[SocketAddr], tell: impl Fn(Fo
 /// As other clients do: by `KUBECONFIG`, by `~/.kube/config`, or as the pod's service account.
 async fn connect() -> Result<Client, String> {
     // kube asks for the process's provider. Where none was chosen, and crates have brought several, rustls can't either.
-    let _ = ring::default_provider().install_default();
+    let _ = aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await.map_err(|error| {
         format!(
             "there is no way to Kubernetes' API: in a pod, have the token of its service account mounted \

@@ -100,6 +100,28 @@ fn an_audit_refuses_what_would_be_without_the_policy() {
     assert!(policy.is_first("something else") && !policy.is_first("something else"));
 }
 
+/// What is remembered of a module's handle holds for one version of the policy.
+#[test]
+fn a_changed_policy_counts_for_handles_that_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (policy, _) = load(folder.path(), "[orders]\nmodules = [\"cart\"]", CallersMode::Enforce);
+    let (cart, to) = (CallingModule::new(module("cart")), module("orders"));
+    let admits = |method: &str| policy.admits_caller(&cart, &to, &format!("/shop.v1.Orders/{method}")).is_ok();
+    let change = |text: &str| {
+        fs::write(folder.path().join("policy.toml"), text).unwrap();
+        policy.follows().for_each(|follows| (0..2).for_each(|_look| follows.follow()));
+    };
+    assert!(admits("Get") && admits("Get"));
+    change("[orders]\nmodules = []");
+    assert!(!admits("Get") && !admits("Get"));
+    change("[orders]\n[orders.methods.\"shop.v1.Orders/Refund\"]\nmodules = []");
+    assert!(admits("Get") && !admits("Refund") && admits("Get"));
+    change("");
+    assert!(admits("Get") && admits("Refund") && admits("Refund"));
+    change("[orders]\nmodules = [\"payment\"]");
+    assert!(!admits("Get") && !admits("Refund"));
+}
+
 #[test]
 fn a_policy_on_what_is_not_there_is_refused() {
     let folder = tempfile::tempdir().unwrap();
