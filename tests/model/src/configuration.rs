@@ -1,15 +1,66 @@
 //! What is checked: bounds that together fit into the time of a test run, and others for those who have more of it.
 
 use crate::{
+    check::{Model, Wrong, explore},
     protocol::{Class, Protocol},
     rule::{Rule, Rules},
+    voters::{self, Voting},
     world::Budget,
 };
 
 /// More states than any of these has.
 pub const MOST_STATES: usize = 60_000_000;
 
-/// A protocol with bounds, and a name.
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Moves and take-overs.
+    Part(Protocol),
+    /// Those who vote.
+    Voters(Voting),
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How many states there are, or were looked at before something was found.
+    pub states: usize,
+    /// How many steps the furthest of them is away.
+    pub depth: usize,
+    /// What is wrong, if anything is.
+    pub wrong: Option<Wrong>,
+    /// How many steps lead there.
+    pub steps: usize,
+    /// And which.
+    pub trace: String,
+}
+
+impl Subject {
+    /// Looks at all of it.
+    pub fn explore(&self) -> Outcome {
+        match self {
+            Self::Part(protocol) => outcome(protocol),
+            Self::Voters(voting) => outcome(voting),
+        }
+    }
+
+    /// The same with these rules in force.
+    #[must_use]
+    pub fn with(self, rules: Rules) -> Self {
+        match self {
+            Self::Part(protocol) => Self::Part(Protocol { rules, ..protocol }),
+            Self::Voters(voting) => Self::Voters(Voting { rules, ..voting }),
+        }
+    }
+}
+
+fn outcome<M: Model>(model: &M) -> Outcome {
+    let found = explore(model, MOST_STATES);
+    let trace = if found.wrong.is_some() { found.trace(model) } else { String::new() };
+    Outcome { states: found.states, depth: found.depth, wrong: found.wrong, steps: found.steps(), trace }
+}
+
+/// Something to look at with bounds, and a name.
 #[derive(Debug, Clone, Copy)]
 pub struct Configuration {
     /// For the command line.
@@ -19,7 +70,7 @@ pub struct Configuration {
     /// Takes minutes, and gigabytes.
     pub slow: bool,
     /// With every rule in force.
-    pub protocol: Protocol,
+    pub subject: Subject,
 }
 
 const NO_FAULTS: Budget = Budget { lease_ends: 0, crashes: 0, elections: 0, suspensions: 0, moves: 0 };
@@ -39,11 +90,19 @@ const fn protocol(class: Class, budget: Budget, calls: usize) -> Protocol {
 }
 
 const fn quick(name: &'static str, about: &'static str, protocol: Protocol) -> Configuration {
-    Configuration { name, about, slow: false, protocol }
+    Configuration { name, about, slow: false, subject: Subject::Part(protocol) }
 }
 
 const fn slow(name: &'static str, about: &'static str, protocol: Protocol) -> Configuration {
-    Configuration { name, about, slow: true, protocol }
+    Configuration { name, about, slow: true, subject: Subject::Part(protocol) }
+}
+
+const fn voters(name: &'static str, about: &'static str, slow: bool, budget: voters::Budget) -> Configuration {
+    Configuration { name, about, slow, subject: Subject::Voters(Voting { rules: Rules::ALL, budget }) }
+}
+
+const fn votes(elections: u8, changes: u8, losses: u8) -> voters::Budget {
+    voters::Budget { elections, changes, losses }
 }
 
 /// All configurations.
@@ -63,6 +122,10 @@ pub const ALL: &[Configuration] = &[
     quick("none-moves", "any number of moves and aborts, a lease ends", protocol(Class::None, ANY_MOVES_LEASE, 1)),
     quick("none-crash", "two moves, a crash", protocol(Class::None, CRASH, 1)),
     quick("none-leader", "no move, two leases end, the leader changes", protocol(Class::None, LEADERS, 1)),
+    voters("voters-change", "two elections, a change", false, votes(2, 1, 0)),
+    voters("voters-changes", "two elections, two changes", false, votes(2, 2, 0)),
+    voters("voters-lost", "two elections, a change, a loss", false, votes(2, 1, 1)),
+    voters("voters-much", "three elections, two changes, a loss", true, votes(3, 2, 1)),
     slow("ephemeral-both", "a move, a crash, a lease ends", protocol(Class::Ephemeral, BOTH, 1)),
     slow("ephemeral-much", "a move, two leases end, the leader changes", protocol(Class::Ephemeral, MUCH, 1)),
     slow("ephemeral-any", "any number of moves, a lease ends", protocol(Class::Ephemeral, ANY_MOVES_LEASE, 1)),
@@ -79,8 +142,27 @@ impl Configuration {
 }
 
 impl Rule {
-    /// The protocol without this rule, in a world that is just bad enough for it to be missed.
-    pub fn missed_in(self) -> Protocol {
+    /// What is looked at without this rule, in a world that is just bad enough for it to be missed.
+    pub fn missed_in(self) -> Subject {
+        let mut rules = Rules::ALL.without(self);
+        if let Some(other) = self.backed_by() {
+            rules = rules.without(other);
+        }
+        let subject = if self.is_of_voters() { self.missed_by_voters() } else { self.missed_by_part() };
+        subject.with(rules)
+    }
+
+    fn missed_by_voters(self) -> Subject {
+        let budget = match self {
+            Self::VoterIsItsData => votes(2, 0, 1),
+            Self::HealthyBeforeChange => votes(1, 1, 2),
+            Self::OneChangeAtATime => votes(2, 2, 0),
+            _ => votes(2, 1, 0),
+        };
+        Subject::Voters(Voting { rules: Rules::ALL, budget })
+    }
+
+    fn missed_by_part(self) -> Subject {
         let (class, budget, calls) = match self {
             Self::StoreFence => (Class::Durable, Budget { moves: 0, ..CLOCK }, 2),
             Self::ReadAfterFence => (Class::Durable, ONE_MOVE, 2),
@@ -95,11 +177,7 @@ impl Rule {
             Self::RetryOnlyUnbegun => (Class::Ephemeral, NO_FAULTS, 1),
             _ => (Class::Ephemeral, ONE_MOVE, 1),
         };
-        let mut rules = Rules::ALL.without(self);
-        if let Some(other) = self.backed_by() {
-            rules = rules.without(other);
-        }
-        Protocol { rules, ..protocol(class, budget, calls) }
+        Subject::Part(protocol(class, budget, calls))
     }
 
     /// The rule that makes up for this one as long as it holds; both have to be off for anything to go wrong.

@@ -17,6 +17,9 @@
 //! take-over after one from behind it; I6, no write below the store's fence; I9, nothing is opened but what the record
 //! names. And from each of these states one can be reached in which the owner serves, without a fault to help.
 //!
+//! That the log is one register, and that a leader which was replaced grants nothing, rests on who votes: [`voters`] is a
+//! model of that, which the same checker looks at.
+//!
 //! **Why a search of its own.** The last property is "always, possibly": it takes the edges backwards from the good
 //! states. The checker that Rust has, stateright, keeps 64-bit fingerprints of states and checks `always` and, with known
 //! gaps where paths meet, `eventually`; neither is that property, and it brings an HTTP server and forty crates. The
@@ -31,4 +34,5 @@ pub mod configuration;
 pub mod protocol;
 pub mod rule;
 pub mod step;
+pub mod voters;
 pub mod world;

@@ -9,10 +9,9 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
 use outpost_model::{
-    check::{Wrong, explore},
-    configuration::{ALL, Configuration, MOST_STATES},
-    protocol::Protocol,
-    rule::Rule,
+    check::Wrong,
+    configuration::{ALL, Configuration, Outcome, Subject},
+    rule::{Rule, Rules},
 };
 
 /// Looks at every state that moves and take-overs can get into, and says whether any of them is wrong.
@@ -64,8 +63,8 @@ fn main() -> ExitCode {
     }
     let mut wrong = false;
     for configuration in chosen {
-        let rules = args.without.iter().fold(configuration.protocol.rules, |rules, rule| rules.without(*rule));
-        wrong |= run(configuration.name, &Protocol { rules, ..configuration.protocol }, true);
+        let rules = args.without.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
+        wrong |= run(configuration.name, &configuration.subject.with(rules), true);
     }
     if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -82,22 +81,21 @@ fn list() {
 }
 
 /// Prints what was found; returns whether anything is wrong.
-fn run(name: &str, protocol: &Protocol, trace: bool) -> bool {
+fn run(name: &str, subject: &Subject, trace: bool) -> bool {
     let began = Instant::now();
-    let found = explore(protocol, MOST_STATES);
+    let Outcome { states, depth, wrong, steps, trace: way } = subject.explore();
     let seconds = began.elapsed().as_secs_f64();
-    let (states, steps) = (found.states, found.steps());
-    let verdict = match found.wrong {
-        None => format!("nothing is wrong, up to {} steps", found.depth),
+    let verdict = match wrong {
+        None => format!("nothing is wrong, up to {depth} steps"),
         Some(Wrong::Broken(broken)) => format!("after {steps} steps: {broken}"),
         Some(Wrong::Dead(dead)) => {
-            format!("{dead} states from which nobody will ever serve; the first after {steps} steps")
+            format!("{dead} states from which nothing will ever be well; the first after {steps} steps")
         }
         Some(Wrong::TooMany) => "there are too many states to look at".to_owned(),
     };
     println!("{name:<24} {states:>9} states {seconds:>7.2} s  {verdict}");
-    if trace && found.wrong.is_some() {
-        println!("{}", found.trace(protocol));
+    if trace && wrong.is_some() {
+        println!("{way}");
     }
-    found.wrong.is_some()
+    wrong.is_some()
 }

@@ -11,6 +11,7 @@ mod core;
 mod leader;
 mod lease;
 mod tidy;
+mod told;
 
 /// What a module does with its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +56,7 @@ impl Protocol {
         world
     }
 
-    /// What may happen next.
-    pub fn next(&self, world: &World) -> Next {
-        let mut next = self.steps(world);
-        next.iter_mut().for_each(|(_, world)| world.rank());
-        next
-    }
-
-    /// The same with numbers that grow, as people expect; there is no end of states then.
+    /// What may happen next, with numbers that grow, as people expect; there is no end of states then.
     pub fn steps(&self, world: &World) -> Next {
         let mut next = Vec::with_capacity(24);
         self.leader(world, &mut next);

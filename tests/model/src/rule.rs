@@ -82,6 +82,20 @@ pub enum Rule {
     StoreFence,
     /// A durable module reads its store after it raised the fence there, at each change of its epoch.
     ReadAfterFence,
+
+    // Who votes.
+    /// Those who confirm a leader do so after a host has asked it for a lease.
+    ConfirmAfterAsking,
+    /// A leader counts those who vote now, not those who have elected it.
+    VotersInForce,
+    /// A member of the consensus is its data: without them it is another one, and has no vote.
+    VoterIsItsData,
+    /// While the voters change, a majority is one of the old and one of the new.
+    ChangeIsJoint,
+    /// A change of the voters begins when the one before it is finished.
+    OneChangeAtATime,
+    /// A change of the voters begins only while a majority of the old and of the new is there.
+    HealthyBeforeChange,
 }
 
 impl Rule {
@@ -93,6 +107,11 @@ impl Rule {
     /// The name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether it is one of those about who votes.
+    pub fn is_of_voters(self) -> bool {
+        self >= Self::ConfirmAfterAsking
     }
 
     /// What it says, for people.

@@ -290,6 +290,10 @@ pub enum Broken {
     WriteBelowFence,
     /// I9.
     OtherContent,
+    /// What the other invariants rest on, of leases.
+    LeaseOfReplacedLeader,
+    /// The same, of the log.
+    CommittedEntryLost,
 }
 
 impl std::fmt::Display for Broken {
@@ -305,6 +309,8 @@ impl std::fmt::Display for Broken {
             }
             Self::WriteBelowFence => "I6: the store takes a write of an epoch below its fence",
             Self::OtherContent => "I9: an owner opens content that the record does not name",
+            Self::LeaseOfReplacedLeader => "a leader grants what it was asked for after a later one was elected",
+            Self::CommittedEntryLost => "what was committed, a later leader does not have",
         })
     }
 }
