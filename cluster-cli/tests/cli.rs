@@ -373,6 +373,11 @@ async fn a_token_is_made_and_its_hash_is_what_nodes_are_told() {
 
     let json = run(&["token", "generate", "-o", "json"]).await.ok();
     assert!(json.contains("\"token\": \"outpost_token_") && json.contains("\"token_sha256\""), "{json}");
+    let limited = run(&["token", "generate", "--out", "limited.token", "--for", "90d"]).await.ok();
+    let until = limited.split_once(" until ").unwrap().1.strip_suffix("Z\"]\n").unwrap();
+    assert!(until.len() == "2027-01-31T00:00:00".len() && until.starts_with('2'), "{limited}");
+    let endless = run(&["token", "generate", "--for", "9000years"]).await.failed(2);
+    assert!(endless.contains("--for"), "{endless}");
     let json = run(&["token", "generate", "-o", "json", "--out", "other.token"]).await.ok();
     assert!(json.contains("\"other.token\"") && !json.contains("outpost_token_"), "{json}");
 }

@@ -49,6 +49,7 @@ use tonic::{Request, Status, transport::Uri};
 pub(crate) use until::{Passes, Until};
 
 use crate::{
+    clock,
     config::{AdminSettings, ClientCertificates, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
@@ -266,7 +267,7 @@ impl Admission {
     pub(crate) fn admit(&self, shown: operators::Shown<'_>) -> Result<Operator, Forbidden> {
         match (self.named, shown.token) {
             (false, None) => Ok(Operator::anyone(shown.from)),
-            _ => Operator::of(shown, self.known.as_ref().map(|known| known.current()).as_deref()),
+            _ => Operator::of(shown, self.known.as_ref().map(|known| known.current()).as_deref(), clock::wall()),
         }
     }
 

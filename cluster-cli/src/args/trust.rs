@@ -1,6 +1,6 @@
 //! `ca`, `keyring`, `token` and `context`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -29,6 +29,7 @@ pub(super) const TOKEN_EXAMPLES: &str = "\
 Examples:
   outpost token generate                                     a token, and the line for `admin.operators`
   outpost token generate --out ci.token                      the token to a file that only you can read
+  outpost token generate --out ci.token --for 90d            one that is good for so long
   outpost token generate -o json | jq -r .token_sha256
   outpost status --token-file ci.token                       shows it, for one command
   outpost context set prod --node 10.0.0.5:7001 --authorities ca.pem --cluster shop --token-file ci.token
@@ -114,6 +115,9 @@ pub(crate) struct TokenGenerateArgs {
     /// Writes the token to this file, which must be new, and prints only the hash.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// How long it is to be good, from now on; else until its hash is taken out.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) good_for: Option<Duration>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: DataOutput,
