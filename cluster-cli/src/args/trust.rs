@@ -13,9 +13,12 @@ Examples:
   outpost ca issue node-1 node-2 node-3 --cluster shop  trust/node-1.pem and trust/node-1.key, and so on
   outpost ca issue --operator alice --cluster shop      for the tool: see `outpost context`
   outpost ca issue node-1 --cluster shop --days 1       a new certificate for the same key: the node takes it up
+  outpost ca revoke node-3                              into the list trust/revocations.pem, to be refused by all nodes
+  outpost ca revoke old/node-3.pem -o json              the same, by the file of the certificate
+  outpost ca revoke --days 90                           the list anew, for longer; an empty one, where there is none
 
-A node is told of its files by trust.certificate, trust.key, trust.authorities (ca.pem) and trust.gossip_keys
-(gossip.keys). Keep ca.key where no node is: who has it can be any node.";
+A node is told of its files by trust.certificate, trust.key, trust.authorities (ca.pem), trust.gossip_keys (gossip.keys)
+and trust.revocations (revocations.pem). Keep ca.key where no node is: who has it can be any node.";
 
 pub(super) const KEYRING_EXAMPLES: &str = "\
 Examples:
@@ -53,6 +56,10 @@ pub(crate) enum CaVerb {
     Init(CaInitArgs),
     /// Makes certificates for nodes or an operator.
     Issue(CaIssueArgs),
+    /// Revokes certificates: puts them into the list that nodes look at (`trust.revocations`).
+    ///
+    /// What was in the list stays in it. All certificates that were made for the same key go together.
+    Revoke(CaRevokeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +92,22 @@ pub(crate) struct CaIssueArgs {
     /// How long they are good for.
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaRevokeArgs {
+    /// The nodes or operators that certificates were issued for, or files of certificates; none renews the list.
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) names: Vec<String>,
+    /// The folder of the authority.
+    #[arg(long, value_name = "FOLDER", default_value = "trust")]
+    pub(crate) dir: PathBuf,
+    /// When the list should be renewed: nodes tell when it was not, and go on with it.
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: DataOutput,
 }
 
 #[derive(Debug, Subcommand)]

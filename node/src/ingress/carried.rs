@@ -622,6 +622,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_ends_when_what_either_side_has_shown_is_revoked() {
+        for revoked in ["here", "peer"] {
+            let realm = Realm::new();
+            realm.revoke(&[], A_DAY);
+            let (ours, theirs) = (realm.trust("here"), realm.trust("peer"));
+            let other = if revoked == "here" { theirs.clone() } else { ours.clone() };
+            let peer = peer_with(true, &theirs, ours).await;
+            call(&peer.link, "Echo", Bytes::new()).await.unwrap();
+            realm.revoke(&[revoked], A_DAY);
+            realm::follow(&other);
+            let end = Instant::now() + PATIENCE;
+            while !matches!(call(&peer.link, "Echo", Bytes::new()).await, Err(Unanswered::NotSent(..))) {
+                assert!(Instant::now() < end, "{revoked}: its calls are answered still");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_call_that_is_given_up_ends_at_the_other_node() {
         let mut peer = peer(true).await;
         {
