@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     call::{chain::Chain, counts::Origin, gate::LeaseEnd, slot::Target, table::Table},
     cluster::Cluster,
-    id::Incarnation,
+    id::{Epoch, Incarnation, ModuleName, NodeId},
     placement::{
         log::Log,
         state::{Hosting, State},
@@ -108,6 +108,8 @@ pub enum Rule {
     TakeOverWaitsForTheLease,
     /// A gate that is open for a lease looks whether that holds.
     GateLooksAtTheLease,
+    /// It looks again before an answer leaves.
+    AnswerLooksAtTheLease,
     /// A call that may have run is not sent again.
     NoSecondAttempt,
     /// A state is sealed when the calls inside have finished.
@@ -120,7 +122,22 @@ pub enum Rule {
     CopyIsNamed,
 }
 
+/// A module's answer, where it leaves its host, or where a node takes it from another one. Once for the message and once for
+/// what follows it, or for both.
+#[derive(Debug, Clone, Copy)]
+pub struct Passing<'a> {
+    /// Whose.
+    pub module: &'a str,
+    /// At which the gate is open that it leaves by, or that the other node says it was served at.
+    pub epoch: u64,
+    /// The node that it is taken from; none where it leaves.
+    pub from: Option<&'a str>,
+    /// As it is on a wire, where it is on one.
+    pub message: Option<&'a [u8]>,
+}
+
 thread_local! {
+    static PASSES: Cell<Option<fn(Passing<'_>)>> = const { Cell::new(None) };
     static MACHINE: RefCell<Option<Arc<dyn Machine>>> = const { RefCell::new(None) };
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
     /// The object store that all nodes of a simulation reach.
@@ -147,6 +164,17 @@ pub fn break_rule(rule: Option<Rule>) {
 
 pub(crate) fn is_broken(rule: Rule) -> bool {
     BROKEN.get() == Some(rule)
+}
+
+/// Has somebody look at each answer on this thread, in the turn of the node that it is at.
+pub fn watch_answers(watch: fn(Passing<'_>)) {
+    PASSES.set(Some(watch));
+}
+
+pub(crate) fn passes(module: &ModuleName, epoch: Epoch, from: Option<&NodeId>, message: Option<&[u8]>) {
+    if let Some(watch) = PASSES.get() {
+        watch(Passing { module: module.as_str(), epoch: epoch.0, from: from.map(NodeId::as_str), message });
+    }
 }
 
 /// The URL of the object store that all nodes of a simulation share.

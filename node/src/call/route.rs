@@ -469,6 +469,10 @@ impl<T> Future for DirectCall<'_, T> {
         }
         match &mut polled {
             Poll::Ready(Ok(response)) => {
+                #[cfg(feature = "simulation")]
+                if let Some(gate) = this.gate {
+                    crate::simulation::passes(this.slot.module(), gate.epoch(), None, None);
+                }
                 response.extensions_mut().clear();
                 if !response.metadata().is_empty() {
                     without_reserved(response.metadata_mut(), placed::strip);

@@ -152,6 +152,8 @@ pub(super) async fn call<Req: Message, Res: Message + Default>(
             {
                 slot.fence_off(Epoch(owner.fence));
                 wire::fenced(slot, link, Some(Epoch(owner.epoch)))?;
+                #[cfg(feature = "simulation")]
+                crate::simulation::passes(slot.module(), Epoch(owner.epoch), Some(&link.node), Some(&answer.body));
                 let fields = frame::headers(std::mem::take(&mut answer.headers));
                 let fields = fields.map_err(|malformed| broken(malformed.to_string()))?;
                 // As tonic's client says it.
@@ -242,6 +244,8 @@ impl Inside {
             Ok(Ok(response)) => {
                 account.close(Code::Ok);
                 let (mut metadata, body, _) = response.into_parts();
+                #[cfg(feature = "simulation")]
+                crate::simulation::passes(slot.module(), pass.epoch(), None, Some(&body));
                 if !metadata.is_empty() {
                     without_reserved(&mut metadata, placed::strip);
                 }

@@ -605,6 +605,17 @@ impl CallBody {
         Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
     }
 
+    /// Shows an answer to whoever looks at those of a simulation.
+    #[cfg(feature = "simulation")]
+    fn passes(&self, message: Option<&Bytes>) {
+        let (epoch, from) = match (&self.pass, &self.from) {
+            (Some(pass), _) => (pass.epoch(), None),
+            (None, Some((link, Some(epoch)))) => (*epoch, Some(&link.node)),
+            (None, _) => return,
+        };
+        crate::simulation::passes(self.slot.module(), epoch, from, message.map(AsRef::as_ref));
+    }
+
     fn poll_module(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.body.is_some() && self.late() {
             return self.cut(CallError::DeadlineExceeded);
@@ -642,6 +653,8 @@ impl CallBody {
                 if let Err(error) = counts {
                     return self.cut(error);
                 }
+                #[cfg(feature = "simulation")]
+                self.passes(frame.data_ref());
                 // As in the head of an answer: what a node said of a call that the module made is not said of this one.
                 if let (None, Some(trailers)) = (&self.from, frame.trailers_mut()) {
                     placed::strip(trailers);

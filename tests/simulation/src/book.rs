@@ -6,10 +6,10 @@ use std::{
     fmt,
 };
 
-use outpost::simulation::{Placement, Record};
+use outpost::simulation::{Passing, Placement, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::state::Lists;
+use crate::{answers::Answers, machine::turn, state::Lists};
 
 /// How a call ended, as its caller knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,7 @@ struct Book {
     take_overs: u64,
     hand_overs: u64,
     lists: Lists,
+    answers: Answers,
 }
 
 /// A call that was let in by somebody who was not the owner then.
@@ -159,6 +160,21 @@ pub fn settle() {
     });
 }
 
+/// A process begins at a node.
+pub fn begins(node: &str) {
+    BOOK.with_borrow_mut(|book| book.answers.begins(node));
+}
+
+/// An answer passes through the node whose turn it is. (I5)
+pub fn passes(answer: Passing<'_>) {
+    let Some(board) = turn() else { return };
+    BOOK.with_borrow_mut(|book| {
+        if let Some(text) = book.answers.passes(board.name(), answer) {
+            violated(book, "I5", text);
+        }
+    });
+}
+
 /// A call has had its effect.
 pub fn executed(call: &str, node: &str, generation: u64) {
     BOOK.with_borrow_mut(|book| {
@@ -225,6 +241,7 @@ pub fn last_check() {
 pub fn applied(node: &str, placement: &Placement) {
     BOOK.with_borrow_mut(|book| {
         for (module, record) in &placement.records {
+            book.answers.applied(node, module, record.fence);
             let version = (module.clone(), record.version);
             match book.records.get(&version) {
                 Some(known) if known != record => {

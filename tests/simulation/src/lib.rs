@@ -15,6 +15,7 @@
 //! (turmoil, which does much of this, can't stop a process or a machine, gives all machines one time, and loses what is
 //! sent on a connection while its link is cut, where TCP sends it again.)
 
+pub mod answers;
 pub mod app;
 pub mod book;
 pub mod chaos;

@@ -94,6 +94,8 @@ enum Broken {
     EarlyTakeOver,
     /// A gate does not look whether the lease holds.
     NoLeaseCheck,
+    /// It does not look again before an answer leaves.
+    LateAnswer,
     /// A call that may have run is sent again.
     SecondAttempt,
     /// A state is sealed while calls are inside.
@@ -117,6 +119,7 @@ impl Options {
         let broken = self.broken.map(|broken| match broken {
             Broken::EarlyTakeOver => Rule::TakeOverWaitsForTheLease,
             Broken::NoLeaseCheck => Rule::GateLooksAtTheLease,
+            Broken::LateAnswer => Rule::AnswerLooksAtTheLease,
             Broken::SecondAttempt => Rule::NoSecondAttempt,
             Broken::EarlySeal => Rule::SealWaitsForCalls,
             Broken::ForgottenAnswers => Rule::AnswersTravel,

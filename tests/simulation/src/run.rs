@@ -261,6 +261,7 @@ pub fn run(plan: &Plan, data: &Path) -> Report {
         PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic.to_string());
     }));
     simulation::break_rule(plan.broken);
+    simulation::watch_answers(book::passes);
     let mut random = StdRng::seed_from_u64(plan.seed);
     let mut world = World::new(&mut random, data);
     let mut chaos = Chaos::new(StdRng::seed_from_u64(random.random()), &plan.with);

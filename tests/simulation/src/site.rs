@@ -161,6 +161,7 @@ impl Site {
         network.switch_on(self.ip());
         self.running = Rc::default();
         self.seen = 0;
+        book::begins(&self.name);
         let (running, sources) = (Rc::clone(&self.running), self.sources());
         let app = app::app(&self.data_dir);
         self.machine.start(move || async move {
