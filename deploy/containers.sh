@@ -221,6 +221,43 @@ finish "a crash"
 
 wait_for "there are three voters again" 60 voters 3
 
+# A machine that is cut off, as seen by the others: its modules come back elsewhere, and it comes back by itself.
+isolate() { # isolate -A|-D NODE: nothing gets from it or to it, or again
+  local network
+  network=/proc/$(pod inspect "$2" --format '{{.State.Pid}}')/ns/net
+  nsenter --net="$network" iptables "$1" INPUT ! -i lo -j DROP
+  nsenter --net="$network" iptables "$1" OUTPUT ! -o lo -j DROP
+}
+served_without() { # served_without NODE: nothing is there, and all modules serve elsewhere
+  inside "$outpost" status -o json --node "$asked:7001" 2>/dev/null |
+    jq -e --arg node "$1" 'all(.modules[]; any(.hosts[]; .state == "serving" and .node != $node))' >/dev/null
+}
+begin
+asked=$network.10
+isolate -A shop-2
+wait_for "shop-2 is cut off; all modules serve without it" 60 served_without shop-2
+[ -z "$health" ] || probe "$network.12" /livez 000 || die "shop-2 is not cut off"
+isolate -D shop-2
+wait_for "shop-2 is back" 60 ready 3
+sleep 3
+finish "a node that was cut off"
+wait_for "there are three voters again" 60 voters 3
+
+# Most voters are gone: no pod is restarted for it, nothing is changed, and they come back on their volumes.
+pod kill --signal KILL shop-1 shop-2 >/dev/null
+alone() { # shop-0 answers, and knows nobody who leads
+  inside "$outpost" status --local --node "$network.10:7001" >/dev/null 2>&1 &&
+    inside "$outpost" status --node "$network.10:7001" -o json 2>/dev/null | jq -e '.leader == ""' >/dev/null
+}
+wait_for "shop-0 says that it is alone" 30 alone
+[ -z "$health" ] || probe "$network.10" /livez 200 || die "shop-0 is not alive without the others"
+if inside "$outpost" rollback 1 --why 'nobody can' --node "$network.10:7001" >/dev/null 2>&1; then die "a minority changed the placement"; fi
+start 1 "$network.21"
+start 2 "$network.12"
+asked=$network.10
+wait_for "the voters are back" 60 ready 3
+wait_for "there are three voters again" 60 voters 3
+
 # A volume that is lost: the pod is a new member under the old name.
 pod kill --signal KILL shop-2 >/dev/null
 rm -rf "$work/data/shop-2"
@@ -274,4 +311,19 @@ done
 wait_for "all nodes show their new certificates" 30 renewed
 wait_for "three nodes are ready with them" 30 ready 3
 for number in 0 1 2; do pod logs "shop-$number" 2>&1 | grep -i certificate | tail -n 1 >&2 || true; done
+
+# Volumes of most voters are lost for good: a new cluster takes the place of the old one, with its placement.
+inside "$outpost" history show "$(inside "$outpost" history -o json | jq 'map(.version) | max')" >"$work/placement.toml"
+modules() { inside "$outpost" status --node "$asked:7001" -o json | jq -c '[.modules[] | {name, kind, replicas}] | sort'; }
+before=$(modules)
+for number in 0 1 2; do
+  pod rm --force --time 0 "shop-$number" >/dev/null
+  rm -rf "$work/data/shop-$number"
+done
+for number in 0 1 2; do start "$number" "$network.1$number"; done
+asked=$network.10
+wait_for "a new cluster is ready" 60 ready 3
+inside "$outpost" apply "$work/placement.toml" --why 'a new cluster' --node "$asked:7001" >&2
+wait_for "it has the placement of the old one" 30 ready 3
+[ "$(modules)" = "$before" ] || die "it is not what it was"
 say "containers: all is well"

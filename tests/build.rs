@@ -1,6 +1,13 @@
-//! Generates the test services.
+//! Generates the test services, and tells the benchmarks which compiler they were built by.
+
+#![expect(clippy::print_stdout, reason = "that is how a build script speaks")]
+
+use std::{env, process::Command};
 
 fn main() -> Result<(), outpost_build::Error> {
+    let version = env::var_os("RUSTC").and_then(|rustc| Command::new(rustc).arg("--version").output().ok());
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    println!("cargo::rustc-env=BUILT_BY={}", version.unwrap_or_default());
     outpost_build::compile(&["proto/kinds/v1/kinds.proto"])?;
     outpost_build::compile(&["proto/store/v1/store.proto"])?;
     outpost_build::compile(&["proto/delivery/v1/delivery.proto"])?;

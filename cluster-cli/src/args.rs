@@ -23,7 +23,8 @@ pub(crate) use look::{
 };
 pub(crate) use moving::{DrainArgs, MoveArgs, MovesArgs};
 pub(crate) use trust::{
-    CaInitArgs, CaIssueArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb, TokenGenerateArgs, TokenVerb,
+    CaInitArgs, CaIssueArgs, CaRevokeArgs, CaVerb, ContextSetArgs, ContextVerb, KeyringVerb, TokenGenerateArgs,
+    TokenVerb,
 };
 
 use crate::{
@@ -137,7 +138,7 @@ pub(crate) enum Verb {
     /// Ctrl-C stops them all. If this process is killed with SIGKILL, its nodes go on.
     #[command(after_help = dev::EXAMPLES)]
     Dev(DevArgs),
-    /// Makes certificates for nodes and operators, where there is no other authority.
+    /// Makes and revokes certificates for nodes and operators, where there is no other authority.
     #[command(subcommand, after_help = trust::CA_EXAMPLES)]
     Ca(CaVerb),
     /// Shows the keys that gossip is sealed with, and makes new ones.

@@ -1,5 +1,7 @@
 //! A small authority, for local clusters and for those who have none: `ca`.
 
+mod revoke;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -14,6 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use revoke::Revocations;
 use x509_parser::{extensions::GeneralName, pem::parse_x509_pem};
 
 use crate::{
@@ -117,7 +120,9 @@ impl Authority {
         Ok(Self { folder: folder.to_owned(), domain, issuer })
     }
 
-    /// Makes a certificate. The key stays, if there is one: then only one file changes, at one moment.
+    /// Makes a certificate. The key stays, if there is one: then only one file changes, at one moment. Unless that key's
+    /// certificates are revoked: all that are made for it have one number, which is made of it, so that a key that was stolen
+    /// takes each of them with it when it is revoked.
     ///
     /// # Errors
     /// A name that can't be one, or a file.
@@ -127,8 +132,9 @@ impl Authority {
         };
         let identity = Identity { domain: self.domain.clone(), cluster: cluster.to_owned(), role };
         let uri = identity.to_string();
-        // What is read as something else is no name.
-        if uri.parse() != Ok(identity) || name.eq_ignore_ascii_case("ca") {
+        // What is read as something else is no name, nor is that of a file of the authority's own.
+        let taken = ["ca", "revocations"].iter().any(|own| name.eq_ignore_ascii_case(own));
+        if uri.parse() != Ok(identity) || taken {
             return Err(BadAuthority::Name(format!("{uri} can't be a certificate's name; choose another")));
         }
         let issued = Issued {
@@ -145,7 +151,8 @@ impl Authority {
                 "{path} is {other}; take another name, or another folder with --dir"
             )));
         }
-        let pair = match fs::read_to_string(&issued.key) {
+        let revoked = Revocations::read(&self.folder)?;
+        let mut pair = match fs::read_to_string(&issued.key) {
             Ok(pem) => KeyPair::from_pem(&pem)
                 .map_err(|error| BadAuthority::File { path: issued.key.clone(), problem: error.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -162,7 +169,14 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
         params.use_authority_key_identifier_extension = true;
         good_for(&mut params, days);
-        let made = params.signed_by(&pair, &self.issuer)?;
+        let mut made = params.signed_by(&pair, &self.issuer)?;
+        let number = revoke::serial(&made.pem());
+        let number = number.map_err(|problem| BadAuthority::File { path: issued.certificate.clone(), problem })?;
+        if revoked.has(&number) {
+            pair = KeyPair::generate()?;
+            made = params.signed_by(&pair, &self.issuer)?;
+            files::replace(&issued.key, pair.serialize_pem().as_bytes()).map_err(bad(&issued.key))?;
+        }
         files::replace(&issued.certificate, made.pem().as_bytes()).map_err(bad(&issued.certificate))?;
         Ok(issued)
     }
@@ -231,6 +245,7 @@ pub(crate) async fn run(verb: &CaVerb, out: &mut Output) -> Result<(), CliError>
                 out.print(&format!("{certificate}  {key}  {}", issued.name)).await?;
             }
         }
+        CaVerb::Revoke(args) => revoke::run(args, out).await?,
     }
     Ok(())
 }
@@ -302,6 +317,93 @@ mod tests {
     }
 
     #[test]
+    fn a_list_grows_and_what_is_in_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        Authority::init(dir, "example.org", 2).unwrap();
+        let authority = Authority::open(dir).unwrap();
+        let [first, second, third] =
+            ["node-1", "node-2", "node-3"].map(|name| authority.issue("shop", Role::Node(name.to_owned()), 1).unwrap());
+        let read = |issued: &Issued| {
+            let [certificate, key, authorities, lists] =
+                [issued.certificate.clone(), issued.key.clone(), Authority::authorities(dir), Revocations::path(dir)]
+                    .map(|path| fs::read(path).unwrap());
+            Credentials::with_revocations([&certificate, &key, &authorities], Some(&lists), now())
+        };
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+
+        // Before somebody has to be revoked, nodes can be told where the list is.
+        let empty = authority.revoke(&[], 30).unwrap();
+        assert_eq!((empty.number, empty.entries), (1, 0));
+        for issued in [&first, &second, &third] {
+            read(issued).unwrap();
+        }
+        authority.revoke(&names(&["node-1"]), 30).unwrap();
+        // By its file, and what was in it stays.
+        let file = second.certificate.display().to_string();
+        let list = authority.revoke(&names(&[&file, "node-1"]), 60).unwrap();
+        assert_eq!((list.number, list.entries), (3, 2));
+        assert_eq!(list.named.iter().map(|named| named.before).collect::<Vec<_>>(), [false, true]);
+        for issued in [&first, &second] {
+            assert!(read(issued).unwrap_err().problem.contains("revoked"));
+        }
+        let due = read(&third).unwrap().lists_due().unwrap();
+        assert!(due > now() + 59 * DAY && due < now() + 61 * DAY);
+
+        // A certificate that is made again has another key; that of the old one is of no use any more.
+        let before = fs::read(&first.key).unwrap();
+        let again = authority.issue("shop", Role::Node("node-1".to_owned()), 1).unwrap();
+        assert_ne!(fs::read(&again.key).unwrap(), before);
+        read(&again).unwrap();
+        fs::write(&again.key, &before).unwrap();
+        fs::remove_file(&again.certificate).unwrap();
+        read(&authority.issue("shop", Role::Node("node-1".to_owned()), 1).unwrap()).unwrap();
+    }
+
+    /// It was stolen, perhaps, before the certificate that is there was made.
+    #[test]
+    fn all_certificates_of_a_key_are_revoked_together() {
+        let folder = tempfile::tempdir().unwrap();
+        Authority::init(folder.path(), "example.org", 2).unwrap();
+        let authority = Authority::open(folder.path()).unwrap();
+        let [first, second] = [1, 2].map(|days| {
+            let issued = authority.issue("shop", Role::Node("node-1".to_owned()), days).unwrap();
+            fs::read_to_string(issued.certificate).unwrap()
+        });
+        assert_ne!(first, second);
+        assert_eq!(revoke::serial(&first), revoke::serial(&second));
+    }
+
+    #[test]
+    fn what_is_not_its_own_or_cannot_be_read_is_not_revoked() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
+        for dir in [&ours, &theirs] {
+            Authority::init(dir, "example.org", 2).unwrap();
+        }
+        let (own, other) = (Authority::open(&ours).unwrap(), Authority::open(&theirs).unwrap());
+        own.issue("shop", Role::Node("node-1".to_owned()), 1).unwrap();
+        let stranger = other.issue("shop", Role::Node("node-2".to_owned()), 1).unwrap();
+        let garbage = ours.join("garbage.pem");
+        fs::write(&garbage, "garbage").unwrap();
+        for (name, part) in [
+            (stranger.certificate.display().to_string(), "has not signed it"),
+            ("node-2".to_owned(), "there is no certificate for `node-2`"),
+            ("garbage".to_owned(), "no certificate in PEM"),
+            ("ca".to_owned(), "the authority itself"),
+        ] {
+            // Nothing of what is named with it is half done.
+            let error = own.revoke(&["node-1".to_owned(), name], 30).unwrap_err().to_string();
+            assert!(error.contains(part), "{part} in {error}");
+            assert!(!Revocations::path(&ours).exists());
+        }
+        other.revoke(&[], 30).unwrap();
+        fs::copy(Revocations::path(&theirs), Revocations::path(&ours)).unwrap();
+        let error = own.revoke(&["node-1".to_owned()], 30).unwrap_err().to_string();
+        assert!(error.contains("revocations.pem") && error.contains("none of the authorities"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_be_named_or_is_there_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Authority::open(folder.path()).unwrap_err().to_string();
@@ -310,9 +412,12 @@ mod tests {
         Authority::init(folder.path(), "example.org", 2).unwrap();
         assert!(matches!(Authority::init(folder.path(), "example.org", 2), Err(BadAuthority::Exists(_))));
         let authority = Authority::open(folder.path()).unwrap();
-        for role in
-            [Role::Node("Node 1".to_owned()), Role::Operator("../a".to_owned()), Role::Operator("ca".to_owned())]
-        {
+        for role in [
+            Role::Node("Node 1".to_owned()),
+            Role::Operator("../a".to_owned()),
+            Role::Operator("ca".to_owned()),
+            Role::Node("revocations".to_owned()),
+        ] {
             assert!(matches!(authority.issue("shop", role, 1), Err(BadAuthority::Name(_))));
         }
         authority.issue("shop", Role::Node("a".to_owned()), 1).unwrap();

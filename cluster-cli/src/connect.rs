@@ -236,7 +236,8 @@ fn credentials(files: &Files) -> Result<Credentials, CliError> {
         let path = match bad.part {
             Part::Certificate => &files.certificate,
             Part::Key => &files.key,
-            Part::Authorities => &files.authorities,
+            // The tool has no list.
+            Part::Authorities | Part::Revocations => &files.authorities,
         };
         CliError::Refusal(format!("{}: {}", path.display(), bad.problem))
     })

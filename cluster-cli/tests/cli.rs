@@ -373,8 +373,40 @@ async fn a_token_is_made_and_its_hash_is_what_nodes_are_told() {
 
     let json = run(&["token", "generate", "-o", "json"]).await.ok();
     assert!(json.contains("\"token\": \"outpost_token_") && json.contains("\"token_sha256\""), "{json}");
+    let limited = run(&["token", "generate", "--out", "limited.token", "--for", "90d"]).await.ok();
+    let until = limited.split_once(" until ").unwrap().1.strip_suffix("Z\"]\n").unwrap();
+    assert!(until.len() == "2027-01-31T00:00:00".len() && until.starts_with('2'), "{limited}");
+    let endless = run(&["token", "generate", "--for", "9000years"]).await.failed(2);
+    assert!(endless.contains("--for"), "{endless}");
     let json = run(&["token", "generate", "-o", "json", "--out", "other.token"]).await.ok();
     assert!(json.contains("\"other.token\"") && !json.contains("outpost_token_"), "{json}");
+}
+
+#[tokio::test]
+async fn certificates_are_revoked_by_name_or_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |args: &[&str]| ran(outpost(args).current_dir(folder.path()).spawn().unwrap()).await;
+    run(&["ca", "init"]).await.ok();
+    run(&["ca", "issue", "node-1", "node-2", "--cluster", "shop"]).await.ok();
+    let printed = run(&["ca", "revoke", "node-1"]).await.ok();
+    let name = "spiffe://outpost.local/outpost/shop/node/node-1";
+    assert!(printed.starts_with(&format!("trust/node-1.pem  {name}  revoked\n")), "{printed}");
+    assert!(printed.contains("trust/revocations.pem  number 1, 1 revoked, to be renewed by 2"), "{printed}");
+    let json = run(&["ca", "revoke", "trust/node-1.pem", "trust/node-2.pem", "--days", "30", "-o", "json"]).await.ok();
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&list["number"], &list["entries"], &list["list"]),
+        (&2.into(), &2.into(), &"trust/revocations.pem".into())
+    );
+    let (first, second) = (&list["revoked"][0], &list["revoked"][1]);
+    assert_eq!(
+        (&first["name"], &first["was_revoked"], &second["was_revoked"]),
+        (&name.into(), &true.into(), &false.into())
+    );
+    let serial = first["serial"].as_str().unwrap();
+    assert!(!serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_hexdigit()), "{json}");
+    let unknown = run(&["ca", "revoke", "node-3"]).await.failed(2);
+    assert!(unknown.contains("there is no certificate for `node-3` in trust"), "{unknown}");
 }
 
 /// A shop whose operator `ci` shows a token, a file with that, and one with another that is none.

@@ -150,6 +150,8 @@ pub struct TrustSettings {
     pub key: Option<PathBuf>,
     /// The certificates of those who may sign others' certificates, in PEM.
     pub authorities: Option<PathBuf>,
+    /// Lists of the certificates that they have revoked (RFC 5280), in PEM: one of each authority that has one.
+    pub revocations: Option<PathBuf>,
     /// The keys that gossip is sealed with: a line each, the first seals. `outpost keyring generate` makes one.
     pub gossip_keys: Option<PathBuf>,
     /// What becomes of gossip that is not sealed, while a running cluster goes over to keys.
@@ -330,6 +332,8 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// The certificates of those who may sign clients' certificates, in PEM. Without it, none are asked for.
     pub client_authorities: Option<PathBuf>,
+    /// Lists of the certificates that they have revoked, in PEM: one of each authority that has one.
+    pub client_revocations: Option<PathBuf>,
     /// Whether clients have to show one.
     #[serde(default)]
     pub client_certificates: ClientCertificates,
@@ -860,6 +864,15 @@ impl Settings {
             && tls.client_authorities.is_none()
         {
             fault("ingress.tls.client_authorities", "is missing: nobody could show a certificate that is believed");
+        }
+        if let Some(tls) = &ingress.tls
+            && tls.client_revocations.is_some()
+            && tls.client_authorities.is_none()
+        {
+            fault("ingress.tls.client_revocations", "is of use only with `ingress.tls.client_authorities`");
+        }
+        if trust.revocations.is_some() && trust.authorities.is_none() {
+            fault("trust.revocations", "is of use only with `trust.authorities`");
         }
         if trust.plain_gossip != PlainGossip::Refuse && trust.gossip_keys.is_none() {
             fault("trust.plain_gossip", "is of use only with `trust.gossip_keys`");

@@ -9,6 +9,7 @@ use outpost_proto::{
     identity::Identity,
     keyring::{self, GossipKey},
     mutual::Credentials,
+    revocation::Lists,
 };
 use prost::Message as _;
 
@@ -116,9 +117,11 @@ pub fn configuration(data: &[u8]) {
     let _ = Loaded::load(&Sources { environment, ..Sources::default() }, &[("cart", None)]);
 }
 
-/// Files of certificates, keys and operators.
+/// Files of certificates, keys, revoked certificates and operators.
 pub fn trust_files(data: &[u8]) {
     let _ = Credentials::from_pem(data, data, data, std::time::Duration::from_secs(1_800_000_000));
+    // The authority, and the list that it has signed.
+    let _ = Lists::from_pem(data, data);
     let text = String::from_utf8_lossy(data);
     let _ = Operators::parse(&text);
     if let Ok(keys) = keyring::parse(&text) {

@@ -1,6 +1,11 @@
 //! Names and numbers that identify things: checked once, at the edge.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +182,29 @@ pub(crate) type RaftId = u64;
 #[serde(transparent)]
 pub(crate) struct Timestamp(pub(crate) u64);
 
+/// As people write it, by RFC 3339: `2026-12-01T00:00:00Z`. What lies behind the year 9999 is the end of that year.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LAST: u64 = 253_402_300_799_999;
+        humantime::format_rfc3339(UNIX_EPOCH + Duration::from_millis(self.0.min(LAST))).fmt(f)
+    }
+}
+
+/// The same, in UTC only.
+impl FromStr for Timestamp {
+    type Err = BadTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, BadTimestamp> {
+        let since = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Self).ok_or(BadTimestamp)
+    }
+}
+
+/// A text that is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a time in UTC; write it as 2026-12-01T00:00:00Z")]
+pub(crate) struct BadTimestamp;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +216,19 @@ mod tests {
         }
         for bad in ["", "Node", "-a", "a-", "a_b", "a.b", &"x".repeat(64)] {
             assert_eq!(NodeId::parse(bad), Err(BadNodeId(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn any_time_can_be_shown_and_is_read_again() {
+        assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-31T23:59:59.999000000Z");
+        for time in [0, 1, 1_800_000_000_000, 253_402_300_799_999].map(Timestamp) {
+            assert_eq!(time.to_string().parse(), Ok(time));
+        }
+        for bad in
+            ["", "tomorrow", "2026-12-01", "2026-12-01T00:00:00", "2026-12-01T00:00:00+01:00", "1969-12-31T23:59:59Z"]
+        {
+            assert_eq!(bad.parse::<Timestamp>(), Err(BadTimestamp), "{bad}");
         }
     }
 

@@ -110,6 +110,8 @@ pub enum Rule {
     GateLooksAtTheLease,
     /// It looks again before an answer leaves.
     AnswerLooksAtTheLease,
+    /// A node that knows of a take-over takes no answer from before it.
+    CallerLooksAtTheFence,
     /// A call that may have run is not sent again.
     NoSecondAttempt,
     /// A state is sealed when the calls inside have finished.

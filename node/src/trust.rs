@@ -49,6 +49,7 @@ use tonic::{Request, Status, transport::Uri};
 pub(crate) use until::{Passes, Until};
 
 use crate::{
+    clock,
     config::{AdminSettings, ClientCertificates, PlainGossip, Settings, TlsSettings, TrustSettings},
     disk,
     id::{NodeId, Timestamp},
@@ -109,15 +110,17 @@ impl Trust {
         else {
             return Ok(Self::default());
         };
-        let files = vec![
+        let mut files = vec![
             File::new("trust.certificate", certificate),
             File::new("trust.key", key),
             File::new("trust.authorities", authorities),
         ];
+        files.extend(trust.revocations.as_ref().map(|path| File::new("trust.revocations", path)));
         warn_if_open(&files[1]);
         let (cluster, node) = (cluster.to_owned(), settings.node.name.clone());
         let build = move |files: &[File], contents: &[Vec<u8>]| tls::for_node(files, contents, &cluster, node.as_str());
-        FromFiles::load(files, build).map(|credentials| Self(Some(Arc::new(credentials))))
+        let credentials = FromFiles::load(files, build)?.due(3, Credentials::lists_due);
+        Ok(Self(Some(Arc::new(credentials))))
     }
 
     /// What this node calls itself, if it has a certificate.
@@ -266,7 +269,7 @@ impl Admission {
     pub(crate) fn admit(&self, shown: operators::Shown<'_>) -> Result<Operator, Forbidden> {
         match (self.named, shown.token) {
             (false, None) => Ok(Operator::anyone(shown.from)),
-            _ => Operator::of(shown, self.known.as_ref().map(|known| known.current()).as_deref()),
+            _ => Operator::of(shown, self.known.as_ref().map(|known| known.current()).as_deref(), clock::wall()),
         }
     }
 
@@ -308,6 +311,7 @@ impl Shown {
             PlainGossip::Send => Some("gossip is sent as it is, not sealed (`trust.plain_gossip`)".to_owned()),
         };
         let problem = problem.map(|problem| format!("can't use changed files: {problem}"));
+        let problem = problem.or_else(|| followed.iter().find_map(|files| files.overdue()));
         let problem = problem.or_else(|| seal.and_then(half)).map(|problem| problem.chars().take(MOST).collect());
         Self {
             expires: current.as_ref().map(|current| since(current.expires)).unwrap_or_default(),
@@ -422,11 +426,15 @@ impl Acceptor {
             File::new("ingress.tls.key", &settings.key),
         ];
         warn_if_open(&files[1]);
-        files
-            .extend(settings.client_authorities.as_ref().map(|path| File::new("ingress.tls.client_authorities", path)));
+        if let Some(authorities) = &settings.client_authorities {
+            files.push(File::new("ingress.tls.client_authorities", authorities));
+            let revocations = settings.client_revocations.as_ref();
+            files.extend(revocations.map(|path| File::new("ingress.tls.client_revocations", path)));
+        }
         let required = settings.client_certificates == ClientCertificates::Required;
         let build = move |files: &[File], contents: &[Vec<u8>]| tls::for_clients(files, contents, required);
-        FromFiles::load(files, build).map(|config| Self(Kind::Clients(Arc::new(config))))
+        let config = FromFiles::load(files, build)?.due(3, |config| config.clients.as_ref()?.lists_due);
+        Ok(Self(Kind::Clients(Arc::new(config))))
     }
 
     /// For other nodes; none where everything is believed.
@@ -465,12 +473,13 @@ impl Acceptor {
     ) -> io::Result<(server::TlsStream<TcpStream>, Option<Accepted>, Until)> {
         let (files, tokens) = match &self.0 {
             Kind::Clients(config) => {
-                let stream = TlsAcceptor::from(Arc::clone(&config.now().config)).accept(stream).await?;
+                let (changes, now) = (config.changes(), Arc::clone(&config.now().config));
+                let stream = TlsAcceptor::from(now).accept(stream).await?;
                 let Some(shown) = stream.get_ref().1.peer_certificates() else {
                     return Ok((stream, None, Until::default()));
                 };
                 let mutual::Shown { name, expires } = mutual::shown(shown).map_err(refused)?;
-                let until = Until::no_more(expires);
+                let until = Until::client(config, changes, shown, expires);
                 let client = Certified { client: Arc::new(Client::new(Some(name), None)), expires };
                 return Ok((stream, Some(Accepted::Client(client)), until));
             }

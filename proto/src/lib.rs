@@ -18,6 +18,7 @@ pub mod keyring;
 pub mod keys;
 pub mod mutual;
 pub mod options;
+pub mod revocation;
 pub mod token;
 
 /// `outpost.admin.v1`: what an operator's tool asks a node.

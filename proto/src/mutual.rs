@@ -2,13 +2,14 @@
 //! an [`Identity`].
 //!
 //! rustls looks at names of hosts, and an identity is in a URI. So its verifiers are asked whether an authority has signed
-//! a certificate, for this use and this time; and [`peer`] reads the name once the handshake is over, before anything else
-//! is said.
+//! a certificate, for this use and this time, and has not revoked it; and [`peer`] reads the name once the handshake is over,
+//! before anything else is said.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         Resumption, WantsClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -16,12 +17,16 @@ use rustls::{
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        ClientCertVerifierBuilder, ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     version::TLS13,
 };
+use webpki::{EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
 
-use crate::identity::Identity;
+use crate::{identity::Identity, revocation::Lists};
 
 /// What one end shows, and what it asks of the other.
 #[derive(Debug, Clone)]
@@ -41,7 +46,7 @@ pub struct Credentials {
     signed: Signed,
 }
 
-/// Which of the three texts that credentials are made of.
+/// Which of the texts that credentials are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The chain of certificates, its own first.
@@ -50,6 +55,8 @@ pub enum Part {
     Key,
     /// The certificates of those who may sign.
     Authorities,
+    /// The lists of what they have revoked.
+    Revocations,
 }
 
 /// Why a part is of no use.
@@ -67,6 +74,7 @@ impl fmt::Display for BadCredentials {
             Part::Certificate => "the certificate",
             Part::Key => "the private key",
             Part::Authorities => "the authorities",
+            Part::Revocations => "the lists of revoked certificates",
         };
         write!(f, "{part}: {}", self.problem)
     }
@@ -80,20 +88,31 @@ impl Credentials {
     /// # Errors
     /// [`BadCredentials`] with the part.
     pub fn from_pem(certificate: &[u8], key: &[u8], authorities: &[u8], now: Duration) -> Result<Self, BadCredentials> {
+        Self::with_revocations([certificate, key, authorities], None, now)
+    }
+
+    /// The same, of certificate, key and authorities, with lists of what those have revoked (see [`Lists`]).
+    ///
+    /// # Errors
+    /// [`BadCredentials`] with the part.
+    pub fn with_revocations(
+        [certificate, key, authorities]: [&[u8]; 3],
+        revocations: Option<&[u8]>,
+        now: Duration,
+    ) -> Result<Self, BadCredentials> {
         let bad = |part, problem: String| BadCredentials { part, problem };
         let chain = certificates(certificate).map_err(|problem| bad(Part::Certificate, problem))?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| bad(Part::Key, format!("{error}; a private key in PEM is needed")))?;
-        let roots = roots(authorities).map_err(|problem| bad(Part::Authorities, problem))?;
         let named = read(&chain[0]).map_err(|problem| bad(Part::Certificate, problem))?;
+        let trusted = Trusted::from_pem(authorities, revocations)?;
 
-        let roots = Arc::new(roots);
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let signed = Signed { roots: Arc::clone(&roots), algorithms: provider.signature_verification_algorithms };
-        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let clients = trusted.clients(Arc::clone(&provider));
         let lenient = clients.clone().allow_unauthenticated().build();
         let built = clients.build().and_then(|clients| Ok((clients, lenient?)));
         let (clients, lenient) = built.map_err(|error| bad(Part::Authorities, error.to_string()))?;
+        let signed = Signed { trusted, algorithms: provider.signature_verification_algorithms };
         let at = UnixTime::since_unix_epoch(now);
         let as_server = signed.verify(&chain[0], &chain[1..], at);
         let as_client = clients.verify_client_cert(&chain[0], &chain[1..], at).map(drop);
@@ -126,6 +145,17 @@ impl Credentials {
         Ok(Self { identity, expires, renew, server, lenient, client: finished(client), signed })
     }
 
+    /// From when on there should be newer lists of revoked certificates, since 1970, where there are some.
+    #[must_use]
+    pub fn lists_due(&self) -> Option<Duration> {
+        self.signed.trusted.lists.as_ref().map(|lists| lists.due)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn verifier(&self) -> &impl ServerCertVerifier {
+        &self.signed
+    }
+
     /// Whether who has shown these certificates before would be believed `now` (since 1970), too.
     #[must_use]
     pub fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool {
@@ -140,8 +170,8 @@ impl Credentials {
 /// What is wrong with the authorities, in words.
 pub fn without_certificate(authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let roots = Arc::new(roots(authorities)?);
-    let signed = Signed { roots, algorithms: provider.signature_verification_algorithms };
+    let trusted = Trusted::from_pem(authorities, None).map_err(|bad| bad.problem)?;
+    let signed = Signed { trusted, algorithms: provider.signature_verification_algorithms };
     let client = client(&provider, signed).map_err(|error| told(&error))?;
     Ok(finished(client.with_no_client_auth()))
 }
@@ -162,12 +192,35 @@ fn finished(mut client: ClientConfig) -> Arc<ClientConfig> {
     Arc::new(client)
 }
 
-fn roots(authorities: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(authorities)? {
-        roots.add(authority).map_err(|error| told(&error))?;
+/// Those who may sign, and what they have revoked.
+#[derive(Debug, Clone)]
+struct Trusted {
+    roots: Arc<RootCertStore>,
+    lists: Option<Lists>,
+}
+
+impl Trusted {
+    fn from_pem(authorities: &[u8], revocations: Option<&[u8]>) -> Result<Self, BadCredentials> {
+        let bad = |part| move |problem| BadCredentials { part, problem };
+        let authorities = certificates(authorities).map_err(bad(Part::Authorities))?;
+        let lists = revocations.map(|lists| Lists::signed_by(&authorities, lists)).transpose();
+        let lists = lists.map_err(bad(Part::Revocations))?;
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(authority).map_err(|error| bad(Part::Authorities)(told(&error)))?;
+        }
+        Ok(Self { roots: Arc::new(roots), lists })
     }
-    Ok(roots)
+
+    /// What asks those who connect for a certificate.
+    fn clients(&self, provider: Arc<CryptoProvider>) -> ClientCertVerifierBuilder {
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider);
+        match &self.lists {
+            // All of a chain is looked up, and what is in no list passes: so it is in `Signed::verify`.
+            Some(lists) => clients.with_crls(lists.der.clone()).allow_unknown_revocation_status(),
+            None => clients,
+        }
+    }
 }
 
 /// Who is at the other end, from what it has shown; it has to be of the same cluster as `own`.
@@ -243,19 +296,40 @@ pub fn shown(certificates: &[CertificateDer<'_>]) -> Result<Shown, String> {
     Ok(Shown { name, expires: since_1970(certificate.validity().not_after) })
 }
 
-/// What asks clients for a certificate that one of `authorities` (in PEM) has signed; those that have none are let in too,
-/// unless it is `required`.
-///
-/// # Errors
-/// What is wrong with the authorities, in words.
-pub fn clients_verifier(
-    authorities: &[u8],
-    provider: Arc<CryptoProvider>,
-    required: bool,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider);
-    let clients = if required { clients } else { clients.allow_unauthenticated() };
-    clients.build().map_err(|error| error.to_string())
+/// What asks clients for a certificate that one of `authorities` (in PEM) has signed and not revoked; those that have none
+/// are let in too, unless it is `required`.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// What a listener asks.
+    pub verifier: Arc<dyn ClientCertVerifier>,
+    /// As [`Credentials::lists_due`].
+    pub lists_due: Option<Duration>,
+}
+
+impl Clients {
+    /// From texts of PEM.
+    ///
+    /// # Errors
+    /// [`BadCredentials`] with the part.
+    pub fn from_pem(
+        authorities: &[u8],
+        revocations: Option<&[u8]>,
+        provider: Arc<CryptoProvider>,
+        required: bool,
+    ) -> Result<Self, BadCredentials> {
+        let trusted = Trusted::from_pem(authorities, revocations)?;
+        let clients = trusted.clients(provider);
+        let clients = if required { clients } else { clients.allow_unauthenticated() };
+        let bad = |error: VerifierBuilderError| BadCredentials { part: Part::Authorities, problem: error.to_string() };
+        Ok(Self { verifier: clients.build().map_err(bad)?, lists_due: trusted.lists.map(|lists| lists.due) })
+    }
+
+    /// As [`Credentials::believes`].
+    #[must_use]
+    pub fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool {
+        let [certificate, intermediates @ ..] = shown else { return false };
+        self.verifier.verify_client_cert(certificate, intermediates, UnixTime::since_unix_epoch(now)).is_ok()
+    }
 }
 
 /// The alternative names of a certificate's subject.
@@ -264,7 +338,7 @@ fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a
     Ok(names.map(|extension| &extension.value.general_names[..]).unwrap_or_default())
 }
 
-fn since_1970(time: ASN1Time) -> Duration {
+pub(crate) fn since_1970(time: ASN1Time) -> Duration {
     Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
 
@@ -292,7 +366,7 @@ fn read(certificate: &CertificateDer<'_>) -> Result<Named, String> {
     Ok(Named { identity, from: since_1970(validity.not_before), expires: since_1970(validity.not_after) })
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Vec<_> =
         CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     if found.is_empty() {
@@ -310,6 +384,7 @@ pub fn told(error: &rustls::Error) -> String {
         Bad::Expired | Bad::ExpiredContext { .. } => "it has expired".to_owned(),
         Bad::NotValidYet | Bad::NotValidYetContext { .. } => "it is not valid yet; are the clocks right?".to_owned(),
         Bad::UnknownIssuer => "none of the authorities that are trusted has signed it".to_owned(),
+        Bad::Revoked => "it has been revoked".to_owned(),
         Bad::BadSignature => "its signature is not that of the authority it names".to_owned(),
         Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => {
             "it is not for both ends of a connection (extended key usage: serverAuth and clientAuth)".to_owned()
@@ -330,10 +405,10 @@ pub fn refused(error: &io::Error) -> Option<String> {
     }
 }
 
-/// Believes servers that an authority has signed, whatever their name.
+/// Believes servers that an authority has signed and not revoked, whatever their name.
 #[derive(Debug, Clone)]
 struct Signed {
-    roots: Arc<RootCertStore>,
+    trusted: Trusted,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -344,8 +419,35 @@ impl Signed {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let certificate = ParsedCertificate::try_from(certificate)?;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)
+        let Trusted { roots, lists } = &self.trusted;
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, self.algorithms.all)?;
+        match lists {
+            Some(lists) => self.look_up(lists, certificate, intermediates, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nothing of a chain has been revoked. rustls asks that of who connects, and has no way to ask it of a server
+    /// whose name is not one of a host.
+    fn look_up(
+        &self,
+        lists: &Lists,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let other = |error: webpki::Error| CertificateError::Other(OtherError(Arc::new(error)));
+        let certificate = EndEntityCert::try_from(certificate).map_err(other)?;
+        let lists: Vec<_> = lists.parsed.iter().collect();
+        let revoked = RevocationOptionsBuilder::new(&lists).ok();
+        let revoked = revoked.map(|revoked| revoked.with_status_policy(UnknownStatusPolicy::Allow).build());
+        let (all, roots, usage) = (self.algorithms.all, &self.trusted.roots.roots, KeyUsage::server_auth());
+        let looked = certificate.verify_for_usage(all, roots, intermediates, now, usage, revoked, None);
+        looked.map(drop).map_err(|error| match error {
+            webpki::Error::CertRevoked => CertificateError::Revoked.into(),
+            error => other(error).into(),
+        })
     }
 }
 

@@ -159,10 +159,7 @@ fn local(rounds: usize) {
     }));
     println!("Of that, {passing:.1} ns are the gate: to let a call in, to look at the lease twice, to count it out.");
     let folder = tempfile::tempdir().expect("a folder for a policy");
-    let path = folder.path().join("policy.toml");
-    let rules: String = (0..10).map(|number| format!("[m{number}]\nmodules = [\"m0\", \"m1\"]\n")).collect();
-    std::fs::write(&path, rules).expect("a place for a policy");
-    let policed = Policed::read(&path).expect("a good policy");
+    let policed = Policed::by_a_file_in(folder.path()).expect("a good policy");
     let asking = median((0..rounds).map(|_| {
         const TIMES: u32 = 10_000_000;
         let before = ProcessTime::now();

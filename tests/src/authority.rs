@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -14,8 +14,8 @@ use outpost_proto::{
     mutual::{self, Credentials},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -35,6 +35,8 @@ pub struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
     folder: TempDir,
+    /// The numbers of certificates for URIs.
+    issued: Mutex<Vec<(String, SerialNumber)>>,
 }
 
 /// A certificate and its key.
@@ -86,11 +88,11 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("authority {:x}", rand::random::<u64>()));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         let folder = tempfile::tempdir().expect("a folder");
-        Self { pem, issuer: Issuer::new(params, key), folder }
+        Self { pem, issuer: Issuer::new(params, key), folder, issued: Mutex::default() }
     }
 
     /// What who believes it is told.
@@ -127,6 +129,9 @@ impl Authority {
         if kind != Kind::OneSided {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
+        let number = SerialNumber::from(rand::random::<u64>());
+        params.serial_number = Some(number.clone());
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner).push((uri.to_owned(), number));
         let now = SystemTime::UNIX_EPOCH + wall();
         let (from, until) = match kind {
             Kind::Good | Kind::OneSided => (now - DAY, now + DAY),
@@ -153,6 +158,31 @@ impl Authority {
             certificate: self.write(&format!("{name}.pem"), &certificate),
             key: self.write(&format!("{name}.key"), &key),
         }
+    }
+
+    /// A list of what is revoked: all certificates that were issued for these URIs until now.
+    ///
+    /// # Panics
+    /// Never: it may sign lists.
+    #[must_use]
+    pub fn revocations(&self, uris: &[String]) -> String {
+        let now = SystemTime::UNIX_EPOCH + wall();
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let revoked = issued.iter().filter(|(uri, _)| uris.contains(uri)).map(|(_, number)| RevokedCertParams {
+            serial_number: number.clone(),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + DAY).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).expect("a list")
     }
 
     /// Writes a file, and gives its path.

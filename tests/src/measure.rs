@@ -6,8 +6,9 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use outpost::{App, BoxError};
-use tokio::time::Instant;
+use outpost::{App, BoxError, Config};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
@@ -24,11 +25,25 @@ use crate::v1::{
 pub struct Echo {
     /// `Answer.number`: tells instances apart.
     pub number: i64,
+    /// How long it waits before it answers.
+    pub delay: Duration,
+}
+
+/// Under `[modules.echo]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EchoConfig {
+    /// See [`Echo::delay`], in milliseconds.
+    pub delay_ms: u64,
 }
 
 #[tonic::async_trait]
 impl Relay for Echo {
     async fn unary(&self, request: Request<Ask>) -> Result<Response<Answer>, Status> {
+        if !self.delay.is_zero() {
+            // Boxed, so that calls of one that is not slow do not carry its size.
+            Box::pin(sleep(self.delay)).await;
+        }
         let answer = Answer { payload: request.into_inner().payload, number: self.number, ..Answer::default() };
         Ok(Response::new(answer))
     }
@@ -38,7 +53,10 @@ impl Relay for Echo {
 /// otherwise.
 #[must_use]
 pub fn echo_app(echo: Echo) -> App {
-    App::new("echo", "1").module("echo", move || async move { Ok::<_, BoxError>(RelayServer::new(echo)) })
+    App::new("echo", "1").module("echo", move |config: Config<EchoConfig>| async move {
+        let delay = Duration::from_millis(config.delay_ms);
+        Ok::<_, BoxError>(RelayServer::new(Echo { delay, ..echo }))
+    })
 }
 
 /// A request that carries so many bytes.

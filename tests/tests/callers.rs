@@ -426,6 +426,42 @@ async fn a_certificate_that_expires_is_good_for_no_further_call() {
     assert_eq!(answers.message().await.unwrap().unwrap().text, "certificate spiffe://example.org/web");
 }
 
+/// New connections of it are refused, and one that is open takes no more calls.
+#[tokio::test]
+async fn a_client_that_is_revoked_is_shut_out() {
+    let authority = Authority::new();
+    let server = authority.server_files();
+    let authorities = authority.write("clients.pem", authority.pem());
+    let lists = authority.write("revocations.pem", &authority.revocations(&[]));
+    let sources = Sources::on_free_ports()
+        .set("ingress.tls.certificate", &server.certificate.display().to_string())
+        .set("ingress.tls.key", &server.key.display().to_string())
+        .set("ingress.tls.client_authorities", &authorities.display().to_string())
+        .set("ingress.tls.client_revocations", &lists.display().to_string());
+    let node = app(Obedient::default()).start(&sources).await.unwrap();
+    let connect = |(certificate, key): (String, String)| {
+        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem()));
+        let config = config.identity(Identity::from_pem(certificate, key));
+        let at = format!("https://localhost:{}", node.ingress_address().port());
+        KindsClient::new(Endpoint::try_from(at).unwrap().tls_config(config).unwrap().connect_lazy())
+    };
+    let (web, batch) = ("spiffe://example.org/web".to_owned(), "spiffe://example.org/batch".to_owned());
+    let [mut of_web, mut of_batch] = [&web, &batch].map(|uri| connect(authority.issue(uri, Kind::Good)));
+    assert_eq!(text(of_web.unary(ask()).await).unwrap(), format!("certificate {web}"));
+    assert_eq!(text(of_batch.unary(ask()).await).unwrap(), format!("certificate {batch}"));
+    authority.write("revocations.pem", &authority.revocations(&[web]));
+    until("the client to be shut out", async || match text(of_web.clone().unary(ask()).await) {
+        Ok(_) => Err("it is served".to_owned()),
+        // It has connected again.
+        Err(status) if is_of_no_use(&status) => Ok(()),
+        Err(status) => Err(format!("{status:?}")),
+    })
+    .await;
+    assert_eq!(text(of_batch.unary(ask()).await).unwrap(), format!("certificate {batch}"));
+    let again = connect(authority.issue(&batch, Kind::Good)).unary(ask()).await;
+    assert_eq!(text(again).unwrap(), format!("certificate {batch}"));
+}
+
 #[tokio::test]
 async fn settings_that_let_nobody_in_are_refused() {
     let certified = Authority::new().server_files();

@@ -373,6 +373,60 @@ async fn keys_and_certificates_change_while_all_goes_on() {
     assert_eq!(book.executed_twice(), Vec::<String>::new());
 }
 
+/// Nobody takes its calls or calls it, and calls that have nothing to do with it go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_revoked_is_shut_out_and_the_others_go_on() {
+    let authority = Arc::new(Authority::new());
+    let lists = authority.write("revocations.pem", &authority.revocations(&[]));
+    let book = Arc::new(Book::default());
+    let setup = nodes(3).secured(&authority).with("trust.revocations", lists.to_str().unwrap());
+    let cluster = setup.start(move |node| witness::app(node, &book)).await;
+    let homes = [cluster.home("kinds").await, cluster.home("relay").await];
+    let gone = cluster.names().into_iter().find(|name| !homes.contains(name)).unwrap();
+    let rest: Vec<String> = cluster.names().into_iter().filter(|name| *name != gone).collect();
+    let through_gone = async || KindsClient::new(cluster.client(&gone)).unary(Ask::default()).await;
+    through_gone().await.unwrap();
+    let other = &rest[0];
+    let (at, admin) = (cluster.node(other).cluster_address(), cluster.node(other).admin_address().unwrap());
+    let [alice, bob] = ["alice", "bob"].map(|name| connection(admin, &authority.credentials(&operator(name))));
+    for operator in [&alice, &bob] {
+        described(admin, operator.clone()).await.unwrap();
+    }
+    let folder = cluster.trust_of(&gone);
+    let [certificate, key] = ["pem", "key"].map(|end| fs::read(folder.join(format!("{gone}.{end}"))).unwrap());
+    let stolen = Credentials::from_pem(&certificate, &key, authority.pem().as_bytes(), wall()).unwrap();
+    assert_eq!(hello(connection(at, &stolen)).await.unwrap(), *other);
+
+    let load = Load::start(&cluster, &rest);
+    load.more(100).await;
+    authority.write("revocations.pem", &authority.revocations(&[node(&gone), operator("alice")]));
+    until("the stolen certificate to be refused", async || match hello(connection(at, &stolen)).await {
+        Err(refused) if is_of_no_use(&refused) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    until("the operator to be refused", async || match described(admin, alice.clone()).await {
+        Err(refused) if is_of_no_use(&refused) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    described(admin, bob).await.unwrap();
+    until("the connections of the node to end", async || match through_gone().await {
+        Err(_) => Ok(()),
+        Ok(answer) => Err(format!("{answer:?}")),
+    })
+    .await;
+    load.more(200).await;
+    load.stop().await.assert_all_answered();
+
+    // A certificate that is not in the list brings it back.
+    let (certificate, key) = authority.issue(&node(&gone), Kind::Good);
+    replace(&folder.join(format!("{gone}.key")), &key);
+    replace(&folder.join(format!("{gone}.pem")), &certificate);
+    until("the node to be there again", async || through_gone().await.map(drop).map_err(|status| status.to_string()))
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_are_of_no_use_are_told_and_not_put_in_force() {
     let authority = Arc::new(Authority::new());

@@ -1,6 +1,6 @@
 //! `ca`, `keyring`, `token` and `context`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -13,9 +13,12 @@ Examples:
   outpost ca issue node-1 node-2 node-3 --cluster shop  trust/node-1.pem and trust/node-1.key, and so on
   outpost ca issue --operator alice --cluster shop      for the tool: see `outpost context`
   outpost ca issue node-1 --cluster shop --days 1       a new certificate for the same key: the node takes it up
+  outpost ca revoke node-3                              into the list trust/revocations.pem, to be refused by all nodes
+  outpost ca revoke old/node-3.pem -o json              the same, by the file of the certificate
+  outpost ca revoke --days 90                           the list anew, for longer; an empty one, where there is none
 
-A node is told of its files by trust.certificate, trust.key, trust.authorities (ca.pem) and trust.gossip_keys
-(gossip.keys). Keep ca.key where no node is: who has it can be any node.";
+A node is told of its files by trust.certificate, trust.key, trust.authorities (ca.pem), trust.gossip_keys (gossip.keys)
+and trust.revocations (revocations.pem). Keep ca.key where no node is: who has it can be any node.";
 
 pub(super) const KEYRING_EXAMPLES: &str = "\
 Examples:
@@ -29,6 +32,7 @@ pub(super) const TOKEN_EXAMPLES: &str = "\
 Examples:
   outpost token generate                                     a token, and the line for `admin.operators`
   outpost token generate --out ci.token                      the token to a file that only you can read
+  outpost token generate --out ci.token --for 90d            one that is good for so long
   outpost token generate -o json | jq -r .token_sha256
   outpost status --token-file ci.token                       shows it, for one command
   outpost context set prod --node 10.0.0.5:7001 --authorities ca.pem --cluster shop --token-file ci.token
@@ -52,6 +56,10 @@ pub(crate) enum CaVerb {
     Init(CaInitArgs),
     /// Makes certificates for nodes or an operator.
     Issue(CaIssueArgs),
+    /// Revokes certificates: puts them into the list that nodes look at (`trust.revocations`).
+    ///
+    /// What was in the list stays in it. All certificates that were made for the same key go together.
+    Revoke(CaRevokeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +94,22 @@ pub(crate) struct CaIssueArgs {
     pub(crate) days: u32,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct CaRevokeArgs {
+    /// The nodes or operators that certificates were issued for, or files of certificates; none renews the list.
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) names: Vec<String>,
+    /// The folder of the authority.
+    #[arg(long, value_name = "FOLDER", default_value = "trust")]
+    pub(crate) dir: PathBuf,
+    /// When the list should be renewed: nodes tell when it was not, and go on with it.
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: DataOutput,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyringVerb {
     /// Prints a new key.
@@ -114,6 +138,9 @@ pub(crate) struct TokenGenerateArgs {
     /// Writes the token to this file, which must be new, and prints only the hash.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// How long it is to be good, from now on; else until its hash is taken out.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) good_for: Option<Duration>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: DataOutput,

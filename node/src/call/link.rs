@@ -158,9 +158,13 @@ impl Link {
     /// (after Finagle's "peak EWMA" balancer). What it once took is forgotten by half each second, or a node that was
     /// slow would never be asked again.
     pub(crate) fn cost(&self) -> u64 {
+        self.latency() * (self.in_flight.load(Ordering::Relaxed) as u64 + 1)
+    }
+
+    /// How long the node takes to answer, in microseconds, and one at the least.
+    pub(super) fn latency(&self) -> u64 {
         let seconds = self.age().saturating_sub(self.answered.load(Ordering::Relaxed)) / 1000;
-        let latency = (u64::from(self.latency.load(Ordering::Relaxed)) >> seconds.min(63)).max(1);
-        latency * (self.in_flight.load(Ordering::Relaxed) as u64 + 1)
+        (u64::from(self.latency.load(Ordering::Relaxed)) >> seconds.min(63)).max(1)
     }
 
     /// Sends a request, and gives the answer; of one that is large, or a stream, the head. `way` is what the peer is told of
@@ -628,10 +632,11 @@ fn was_not_run(error: &hyper::Error) -> bool {
     false
 }
 
-struct Counted<'a>(&'a AtomicUsize);
+/// One more, until it is dropped.
+pub(super) struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+    pub(super) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }

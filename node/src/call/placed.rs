@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -15,7 +15,7 @@ use tonic::{
 use super::{
     caller::{ClientId, Held},
     chain::Chain,
-    link::{Link, Unanswered},
+    link::{Counted, Link, Unanswered},
     replay::Replay,
     scope::Scope,
     slot::{Local, Request, Response},
@@ -50,6 +50,8 @@ pub(crate) struct Placed {
     near: usize,
     /// An instance in this process that takes its share of the calls.
     pub(crate) here: Option<Local>,
+    /// How many of this node's own calls are under way there.
+    here_in_flight: AtomicUsize,
     /// Where the sequence of random choices is.
     chosen: AtomicU64,
 }
@@ -85,7 +87,7 @@ impl Placed {
         here: Option<Local>,
         seed: u64,
     ) -> Self {
-        Self { epoch, replicated, hosts, near, here, chosen: AtomicU64::new(seed) }
+        Self { epoch, replicated, hosts, near, here, here_in_flight: AtomicUsize::new(0), chosen: AtomicU64::new(seed) }
     }
 
     /// Chooses a host: the better one of two random ones (Mitzenmacher, "The Power of Two Choices in Randomized Load
@@ -117,15 +119,24 @@ impl Placed {
                 (first, (first + 1 + ((random >> 32) as usize) % (count - 1)) % count)
             }
         };
-        // A call here costs next to nothing, but the instance has its share of the load all the same: with as many
-        // nodes as there are hosts, each calls two of them, and itself only where it is one of the two.
-        let cost = |index: usize| candidates.get(index).map_or(0, |link| link.cost());
+        // How long the instance here takes is not measured: as long as the fastest of the others, then. What is saved on the
+        // way counts nothing, so that it has its share of the load, and no more.
+        let here = || {
+            let fastest = candidates.iter().map(|link| link.latency()).min().unwrap_or(1);
+            fastest * (self.here_in_flight.load(Ordering::Relaxed) as u64 + 1)
+        };
+        let cost = |index: usize| candidates.get(index).map_or_else(here, |link| link.cost());
         let better = if cost(second) < cost(first) { second } else { first };
         match (candidates.get(better), &self.here) {
             (Some(link), _) => Choice::There(link),
             (None, Some(local)) => Choice::Here(local),
             (None, None) => Choice::Nowhere,
         }
+    }
+
+    /// Counts a call to the instance here until it is answered.
+    pub(super) fn count_here(&self) -> Counted<'_> {
+        Counted::new(&self.here_in_flight)
     }
 
     /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
@@ -365,4 +376,39 @@ pub(crate) fn take_moved(headers: &mut HeaderMap) -> Option<(Epoch, NodeId)> {
     let value = headers.remove(MOVED)?;
     let (epoch, node) = value.to_str().ok()?.split_once(' ')?;
     Some((Epoch(epoch.parse().ok()?), NodeId::parse(node).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{BoxFuture, pending};
+
+    use super::*;
+    use crate::{
+        BoxError,
+        call::{link::Links, slot::Wire},
+        trust::Trust,
+    };
+
+    /// Calls that are never asked for.
+    struct Nothing;
+
+    impl Wire for Nothing {
+        fn call(&self, _: Request) -> BoxFuture<'static, Result<Response, BoxError>> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_instance_here_has_its_share_and_no_more() {
+        let links = Links::new(Trust::default());
+        let other = links.to(&NodeId::parse("b").unwrap(), "127.0.0.1:9".parse().unwrap());
+        let here = Some(Local::new(None, Box::new(Nothing)));
+        let placed = Placed::new(Epoch(1), true, (vec![other], 1), here, 7);
+        let chosen = || (0..100).filter(|_| matches!(placed.choose(&[]), Choice::Here(_))).count();
+        assert!((20..80).contains(&chosen()), "nobody is busier than the other");
+        let busy = placed.count_here();
+        assert_eq!(chosen(), 0);
+        drop(busy);
+        assert!(chosen() > 0);
+    }
 }

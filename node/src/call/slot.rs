@@ -346,6 +346,10 @@ impl Slot {
 
     /// Whether somebody has taken over since an owner at this epoch served, without its having handed over.
     pub(crate) fn is_fenced_off(&self, epoch: Epoch) -> bool {
+        #[cfg(feature = "simulation")]
+        if crate::simulation::is_broken(crate::simulation::Rule::CallerLooksAtTheFence) {
+            return false;
+        }
         epoch.0 < self.module.fence.load(Ordering::SeqCst)
     }
 

@@ -393,7 +393,10 @@ impl Call<'_> {
             let link = match placed.choose(&tries.nodes) {
                 Choice::There(link) => link,
                 Choice::Here(local) => match local.pass(self.scope.chain, self.origin) {
-                    Some(pass) => return self.deliver(local, pass, request).await.map(Some),
+                    Some(pass) => {
+                        let _counted = placed.count_here();
+                        return self.deliver(local, pass, request).await.map(Some);
+                    }
                     None => {
                         *next = Some(request);
                         return Ok(None);

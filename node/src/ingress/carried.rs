@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -207,7 +207,6 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(end
     let mut quick = Quick::default();
     let mut last = 0;
     let (mut open, mut told) = (true, false);
-    let mut refusing = pin!(front.refusing());
     loop {
         // Other tasks get their turn however many calls there are.
         consume_budget().await;
@@ -216,12 +215,18 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(end
                 return panicked(id);
             }
         }
+        if !told && ending.is_cancelled() {
+            (open, told) = (false, true);
+            // What comes after that is made elsewhere at once, however long the others take.
+            send(&to, carry_response::Frame::Last(last)).await;
+        }
+        open = open && !front.refuses();
         if !open && running.is_empty() {
             return send(&to, carry_response::Frame::Last(last)).await;
         }
         tokio::select! {
-            // Who waits for the end of a call pays for it.
-            Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
+            // While calls come, nothing else is waited for: the rest was looked at above.
+            biased;
             frame = calls.message(), if running.len() < MOST_RUNNING => match frame {
                 // The other node knows that it was not taken.
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Call(_)) })) if told => {}
@@ -255,12 +260,10 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(end
                 // Nobody is there for the answers.
                 Ok(None) | Err(_) => return,
             },
-            () = &mut refusing, if open => open = false,
-            () = ending.cancelled(), if !told => {
-                (open, told) = (false, true);
-                // What comes after that is made elsewhere at once, however long the others take.
-                send(&to, carry_response::Frame::Last(last)).await;
-            }
+            // Who waits for the end of a call pays for it.
+            Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
+            () = front.refusing(), if open => {}
+            () = ending.cancelled(), if !told => {}
         }
     }
 }
@@ -615,6 +618,25 @@ mod tests {
         while !matches!(call(&peer.link, "Echo", Bytes::new()).await, Err(Unanswered::NotSent(..))) {
             assert!(Instant::now() < end, "its calls are answered still");
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_when_what_either_side_has_shown_is_revoked() {
+        for revoked in ["here", "peer"] {
+            let realm = Realm::new();
+            realm.revoke(&[], A_DAY);
+            let (ours, theirs) = (realm.trust("here"), realm.trust("peer"));
+            let other = if revoked == "here" { theirs.clone() } else { ours.clone() };
+            let peer = peer_with(true, &theirs, ours).await;
+            call(&peer.link, "Echo", Bytes::new()).await.unwrap();
+            realm.revoke(&[revoked], A_DAY);
+            realm::follow(&other);
+            let end = Instant::now() + PATIENCE;
+            while !matches!(call(&peer.link, "Echo", Bytes::new()).await, Err(Unanswered::NotSent(..))) {
+                assert!(Instant::now() < end, "{revoked}: its calls are answered still");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
     }
 

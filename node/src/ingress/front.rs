@@ -76,6 +76,11 @@ impl Front {
         self.calls.refusing.cancel();
     }
 
+    /// Whether it does not.
+    pub(super) fn refuses(&self) -> bool {
+        self.calls.refusing.is_cancelled()
+    }
+
     /// Ready once it does not.
     pub(super) async fn refusing(&self) {
         self.calls.refusing.cancelled().await;

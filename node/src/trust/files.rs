@@ -12,12 +12,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::TrustError;
+use crate::clock;
 
 /// The largest file: a bundle of many authorities has a few hundred KiB.
 const LARGEST: u64 = 4 << 20;
@@ -62,7 +64,11 @@ pub(super) struct FromFiles<T> {
     /// Of what is current; one higher with each change.
     version: AtomicU64,
     changes: watch::Sender<()>,
+    due: Option<Due<T>>,
 }
+
+/// When there should be something newer than what is in force, since 1970, and in which of the files.
+type Due<T> = (usize, fn(&T) -> Option<Duration>);
 
 /// What they hold may be secret.
 impl<T> fmt::Debug for FromFiles<T> {
@@ -79,6 +85,8 @@ struct Read {
     seen: Option<Vec<blake3::Hash>>,
     /// Why what the files hold now is not in force.
     fault: Option<String>,
+    /// Whether it was told that what is in force is older than it may be.
+    overdue: bool,
 }
 
 impl<T> FromFiles<T> {
@@ -88,9 +96,15 @@ impl<T> FromFiles<T> {
     ) -> Result<Self, TrustError> {
         let contents = files.iter().map(File::read).collect::<Result<Vec<_>, _>>()?;
         let built = build(&files, &contents)?;
-        let read = Mutex::new(Read { digests: digests(&contents), seen: None, fault: None });
+        let read = Mutex::new(Read { digests: digests(&contents), seen: None, fault: None, overdue: false });
         let (build, current) = (Box::new(build), ArcSwap::from_pointee(built));
-        Ok(Self { files, build, current, read, version: AtomicU64::new(1), changes: watch::Sender::new(()) })
+        let (version, changes) = (AtomicU64::new(1), watch::Sender::new(()));
+        Ok(Self { files, build, current, read, version, changes, due: None })
+    }
+
+    /// What is of use for ever, but should be followed by something newer: it stays in force, and that is told.
+    pub(super) fn due(self, file: usize, due: fn(&T) -> Option<Duration>) -> Self {
+        Self { due: Some((file, due)), ..self }
     }
 
     /// The same for a moment: costs no reference count.
@@ -131,7 +145,7 @@ impl<T> FromFiles<T> {
         };
         match built {
             Ok((digests, built)) => {
-                *read = Read { digests, seen: None, fault: None };
+                (read.digests, read.seen, read.fault) = (digests, None, None);
                 self.current.store(Arc::new(built));
                 self.version.fetch_add(1, Ordering::Release);
                 self.changes.send_replace(());
@@ -147,6 +161,25 @@ impl<T> FromFiles<T> {
             }
         }
     }
+
+    fn tell_if_overdue(&self) {
+        let overdue = self.overdue();
+        let told = &mut self.read.lock().unwrap_or_else(PoisonError::into_inner).overdue;
+        if let Some(overdue) = overdue.as_ref().filter(|_| !*told) {
+            tracing::warn!("{overdue}");
+        }
+        *told = overdue.is_some();
+    }
+
+    fn overdue(&self) -> Option<String> {
+        let (file, due) = self.due?;
+        let (file, due) = (self.files.get(file)?, due(&self.now())?);
+        let overdue = due <= Duration::from_millis(clock::wall().0);
+        overdue.then(|| {
+            let path = file.path.display();
+            format!("{path} (`{}`) should have been replaced by something newer by now; it stays in force", file.key)
+        })
+    }
 }
 
 fn digests(contents: &[Vec<u8>]) -> Vec<blake3::Hash> {
@@ -160,15 +193,23 @@ pub(crate) trait Follows: fmt::Debug + Send + Sync {
 
     /// Why changed files are not in force, if they are not.
     fn fault(&self) -> Option<String>;
+
+    /// That what is in force is older than it may be, if it is.
+    fn overdue(&self) -> Option<String>;
 }
 
 impl<T: Send + Sync> Follows for FromFiles<T> {
     fn follow(&self) {
         self.look();
+        self.tell_if_overdue();
     }
 
     fn fault(&self) -> Option<String> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
+    }
+
+    fn overdue(&self) -> Option<String> {
+        FromFiles::overdue(self)
     }
 }
 
@@ -208,6 +249,23 @@ mod tests {
         follow(&followed);
         assert_eq!(*followed.current(), 2);
         assert_eq!(followed.fault(), None);
+    }
+
+    #[test]
+    fn what_should_have_been_replaced_stays_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        assert_eq!(Follows::overdue(&followed), None);
+        let followed = followed.due(0, |number| Some(Duration::from_secs(u64::from(*number))));
+        follow(&followed);
+        let told = Follows::overdue(&followed).unwrap();
+        assert!(told.contains("`a.b`") && told.contains("stays in force"), "{told}");
+        assert_eq!((*followed.current(), followed.fault()), (1, None));
+        fs::write(&path, "4000000000").unwrap();
+        follow(&followed);
+        assert_eq!(Follows::overdue(&followed), None);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! [deploy]
 //! scope = "operate"
 //! modules = ["cart", "catalog"] # of others it may only read
-//! token_sha256 = ["5d41…ff"]    # it may show one of these tokens in place of a certificate
+//! # It may show one of these tokens in place of a certificate.
+//! token_sha256 = ["5d41…ff until 2027-01-31T00:00:00Z"]
 //! ```
 //!
 //! **Invariant:** a token is in neither the file, nor a type here that is shown, nor an error.
@@ -23,7 +24,7 @@ use outpost_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::id::ModuleName;
+use crate::id::{BadTimestamp, ModuleName, Timestamp};
 
 /// What somebody may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,8 +82,30 @@ struct Raw {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Operators {
     rights: BTreeMap<String, Rights>,
-    /// Whose token each is. All are compared with one that is shown, so that how long that takes tells nothing.
-    tokens: Vec<(TokenHash, String)>,
+    /// All are compared with one that is shown, so that how long that takes tells nothing.
+    tokens: Vec<Known>,
+}
+
+/// A token, as far as a node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    hash: TokenHash,
+    /// Whose it is.
+    operator: String,
+    /// From when on it is not good any more.
+    until: Option<Timestamp>,
+}
+
+impl Known {
+    /// Reads `HASH`, or `HASH until TIME`. No error shows any of it: it may be part of a token.
+    fn parse(text: &str, operator: &str) -> Result<Self, String> {
+        let (hash, until) = text.split_once(" until ").map_or((text, None), |(hash, until)| (hash, Some(until)));
+        let characters = hash.chars().count();
+        let hash = hash.parse().map_err(|error| format!("{error}; this has {characters} characters"))?;
+        let until = until.map(str::parse).transpose();
+        let until = until.map_err(|error: BadTimestamp| format!("what comes after `until` is {error}"))?;
+        Ok(Self { hash, operator: operator.to_owned(), until })
+    }
 }
 
 /// What somebody shows who asks a node. It has no `Debug`: a token is in it.
@@ -108,7 +131,7 @@ pub(crate) struct Operator {
 }
 
 /// Why it is not known who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stranger {
     #[error(
         "it is not known who asks; show the token of an operator (metadata `authorization: Bearer TOKEN`; of the tool, \
@@ -119,6 +142,8 @@ pub(crate) enum Stranger {
     Malformed,
     #[error("the token that was shown is no operator's here; is its hash in `token_sha256` (`admin.operators`)?")]
     UnknownToken,
+    #[error("the token of operator `{operator}` that was shown was good until {until}; it needs another one")]
+    ExpiredToken { operator: String, until: Timestamp },
     #[error("a token is taken by TLS or from the same machine only; this one was sent in plain text: replace it")]
     Plain,
 }
@@ -171,16 +196,13 @@ impl Operators {
                 ));
             }
             for text in token_sha256 {
-                let hash: TokenHash = text.parse().map_err(|error| {
-                    // Not the text: it may be part of a token.
-                    format!("token_sha256 of `{name}`: {error}; this has {} characters", text.chars().count())
-                })?;
-                if let Some(other) = operators.owner(hash) {
+                let known = Known::parse(&text, &name).map_err(|error| format!("token_sha256 of `{name}`: {error}"))?;
+                if let Some(Known { hash, operator, .. }) = operators.known(known.hash) {
                     return Err(format!(
-                        "token_sha256 of `{name}`: {hash} is there twice, for `{other}` too; each token is one operator's"
+                        "token_sha256 of `{name}`: {hash} is there twice, for `{operator}` too; each token is one operator's"
                     ));
                 }
-                operators.tokens.push((hash, name.clone()));
+                operators.tokens.push(known);
             }
             operators.rights.insert(name, Rights { scope, modules });
         }
@@ -192,9 +214,19 @@ impl Operators {
         !self.tokens.is_empty()
     }
 
-    /// Whose token it is. Goes on after it is found.
-    fn owner(&self, hash: TokenHash) -> Option<&str> {
-        self.tokens.iter().fold(None, |owner, (known, name)| if *known == hash { Some(name.as_str()) } else { owner })
+    /// The token with this hash. Goes on after it is found.
+    fn known(&self, hash: TokenHash) -> Option<&Known> {
+        self.tokens.iter().fold(None, |found, known| if known.hash == hash { Some(known) } else { found })
+    }
+
+    /// Whose token it is.
+    fn owner(&self, hash: TokenHash, now: Timestamp) -> Result<&str, Stranger> {
+        match self.known(hash).ok_or(Stranger::UnknownToken)? {
+            Known { operator, until: Some(until), .. } if *until <= now => {
+                Err(Stranger::ExpiredToken { operator: operator.clone(), until: *until })
+            }
+            known => Ok(&known.operator),
+        }
     }
 }
 
@@ -210,13 +242,13 @@ impl Operator {
     ///
     /// # Errors
     /// What is not known, or not in the list.
-    pub(crate) fn of(shown: Shown<'_>, known: Option<&Operators>) -> Result<Self, Forbidden> {
+    pub(crate) fn of(shown: Shown<'_>, known: Option<&Operators>, now: Timestamp) -> Result<Self, Forbidden> {
         let Shown { certificate, token, private, from } = shown;
         let name = match (token, certificate) {
             (Some(_), _) if !private => return Err(Stranger::Plain.into()),
             (Some(text), _) => {
                 let token: Token = text.parse().map_err(|_| Stranger::Malformed)?;
-                known.and_then(|known| known.owner(token.hash())).ok_or(Stranger::UnknownToken)?
+                known.ok_or(Stranger::UnknownToken)?.owner(token.hash(), now)?
             }
             (None, Some(name)) => name,
             (None, None) => return Err(Stranger::ShowsNothing.into()),
@@ -273,6 +305,7 @@ impl Operator {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
     const FILE: &str = "
         [alice]
         scope = \"admin\"
@@ -288,7 +321,7 @@ mod tests {
     }
 
     fn operator(name: &str) -> Result<Operator, Forbidden> {
-        Operator::of(certificate(name), Some(&Operators::parse(FILE).unwrap()))
+        Operator::of(certificate(name), Some(&Operators::parse(FILE).unwrap()), NOW)
     }
 
     fn token(byte: u8) -> Token {
@@ -318,7 +351,7 @@ mod tests {
         assert!(refused.contains("`deploy`") && refused.contains("`payment`") && refused.contains("cart"), "{refused}");
         assert!(deploy.may_change_all().is_err());
         let none = Operators::parse("[x]\nscope = \"operate\"\nmodules = []").unwrap();
-        let none = Operator::of(certificate("x"), Some(&none)).unwrap();
+        let none = Operator::of(certificate("x"), Some(&none), NOW).unwrap();
         assert!(none.may_change(&module("cart")).is_err(), "no module is not all of them");
         let alice = operator("alice").unwrap();
         assert_eq!((alice.may_change(&module("payment")), alice.may_change_all()), (Ok(()), Ok(())));
@@ -326,7 +359,7 @@ mod tests {
 
     #[test]
     fn without_a_list_an_operators_certificate_is_good_for_everything() {
-        let named = Operator::of(certificate("eve"), None).unwrap();
+        let named = Operator::of(certificate("eve"), None, NOW).unwrap();
         assert_eq!(named.may_call("Forget"), Ok(()));
         assert_eq!(Operator::anyone(String::new()).may_call("Forget"), Ok(()));
     }
@@ -339,12 +372,12 @@ mod tests {
         assert!(known.take_tokens() && !Operators::parse(FILE).unwrap().take_tokens());
         let [ci, next, other] = [ci, next, token(3)].map(|token| token.secret());
         let shown = |token| Shown { token, certificate: None, ..certificate("") };
-        let asks = |shown, known| Operator::of(shown, known).map(|operator| operator.name());
+        let asks = |shown, known| Operator::of(shown, known, NOW).map(|operator| operator.name());
         for token in [&ci, &next] {
             assert_eq!(asks(shown(Some(token)), Some(&known)).unwrap(), "ci");
             assert_eq!(asks(Shown { token: Some(token), ..certificate("alice") }, Some(&known)).unwrap(), "ci");
         }
-        let stranger = |shown, known| match Operator::of(shown, known) {
+        let stranger = |shown, known| match Operator::of(shown, known, NOW) {
             Err(Forbidden::Stranger(stranger)) => stranger,
             other => panic!("{other:?}"),
         };
@@ -362,8 +395,29 @@ mod tests {
         }
         assert_eq!(stranger(Shown { private: false, ..shown(Some(&ci)) }, Some(&known)), Stranger::Plain);
         assert_eq!(stranger(shown(None), Some(&known)), Stranger::ShowsNothing);
-        let read = Operator::of(shown(Some(&ci)), Some(&known)).unwrap();
+        let read = Operator::of(shown(Some(&ci)), Some(&known), NOW).unwrap();
         assert_eq!((read.may_call("Cordon"), read.may_call("Forget").is_err()), (Ok(()), true));
+    }
+
+    #[test]
+    fn a_token_is_good_until_its_time() {
+        let [old, new] = [token(1), token(2)];
+        // NOW is 08:00:00.
+        let hashes = format!(
+            "token_sha256 = [\"{} until 2027-01-15T08:00:00Z\", \"{} until 2027-01-15T08:00:00.001Z\"]",
+            old.hash(),
+            new.hash()
+        );
+        let known = Operators::parse(&format!("[ci]\nscope = \"read\"\n{hashes}")).unwrap();
+        let [old, new] = [old, new].map(|token| token.secret());
+        let shown = |token| Shown { token: Some(token), ..certificate("ci") };
+        assert_eq!(Operator::of(shown(&new), Some(&known), NOW).unwrap().name(), "ci");
+        let refused = Operator::of(shown(&old), Some(&known), NOW).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the token of operator `ci` that was shown was good until 2027-01-15T08:00:00Z; it needs another one"
+        );
+        assert!(known.take_tokens(), "there may be another one");
     }
 
     #[test]
@@ -377,6 +431,11 @@ mod tests {
                 "`ci`: the hash of a token is 64",
             ),
             (format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{hash}\", \"{hash}\"]"), "for `ci` too"),
+            (
+                format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{hash} until {}\"]", &secret[15..]),
+                "not a time in UTC",
+            ),
+            (format!("[ci]\nscope = \"read\"\ntoken_sha256 = [\"{hash} till 2027\"]"), "this has 74 characters"),
         ] {
             let error = Operators::parse(&text).unwrap_err();
             assert!(error.contains(part) && !error.contains("abab"), "{part} in {error}");

@@ -50,6 +50,71 @@ async fn two_realms_do_not_meet() {
     assert!(accepted.is_err());
 }
 
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+#[tokio::test]
+async fn a_node_that_is_revoked_is_refused_whoever_connects() {
+    let realm = Realm::new();
+    realm.revoke(&[], A_DAY);
+    let [one, two, three] = ["node-1", "node-2", "node-3"].map(|node| realm.trust(node));
+    meet(&one, &two, Some("node-2")).await.0.unwrap();
+    realm.revoke(&["node-2"], A_DAY);
+    for trust in [&one, &three] {
+        realm::follow(trust);
+    }
+    let refused = meet(&one, &two, Some("node-2")).await.0.unwrap_err().to_string();
+    assert!(refused.contains("it has been revoked"), "{refused}");
+    let refused = meet(&two, &one, Some("node-1")).await.1.unwrap_err().to_string();
+    assert!(refused.contains("it has been revoked"), "{refused}");
+    let (connected, accepted) = meet(&one, &three, Some("node-3")).await;
+    assert!(connected.is_ok() && accepted.is_ok(), "{connected:?} {accepted:?}");
+    // Nor does it put the list in force itself, which would be the end of it.
+    let follows = two.follows().unwrap();
+    for _look in 0..2 {
+        follows.follow();
+    }
+    let fault = follows.fault().unwrap();
+    assert!(fault.contains("`trust.certificate`") && fault.contains("revoked"), "{fault}");
+}
+
+#[test]
+fn lists_that_are_of_no_use_are_told_and_not_put_in_force() {
+    let realm = Realm::new();
+    realm.revoke(&["node-2"], A_DAY);
+    let trust = realm.trust("node-1");
+    let follows = trust.follows().unwrap();
+    let stranger = Realm::new();
+    stranger.revoke(&[], A_DAY);
+    for (lists, part) in [
+        (String::new(), "there is no list of revoked certificates"),
+        ("garbage".to_owned(), "there is no list of revoked certificates"),
+        (stranger.read("revocations.pem"), "none of the authorities"),
+    ] {
+        let path = realm.write("revocations.pem", &lists).unwrap();
+        let before = trust.changes();
+        for _look in 0..2 {
+            follows.follow();
+        }
+        let fault = follows.fault().unwrap();
+        let file = format!("{} (`trust.revocations`)", path.display());
+        assert!(fault.starts_with(&file) && fault.contains(part), "{fault}");
+        assert_eq!(trust.changes(), before, "what was in force stays");
+    }
+}
+
+#[test]
+fn a_list_that_is_out_of_date_stays_in_force_and_is_told() {
+    let realm = Realm::new();
+    realm.revoke(&["node-2"], Duration::ZERO);
+    let trust = realm.trust("node-1");
+    let followed = [trust.follows().unwrap()];
+    let problem = Shown::of(&trust, None, &followed).problem.unwrap();
+    assert!(problem.contains("`trust.revocations`") && problem.contains("stays in force"), "{problem}");
+    realm.revoke(&["node-2"], A_DAY);
+    realm::follow(&trust);
+    assert_eq!(Shown::of(&trust, None, &followed).problem, None);
+}
+
 /// Whatever it is used for, and though the other end would go on.
 #[tokio::test(start_paused = true)]
 async fn a_connection_ends_when_what_was_shown_on_it_is_not_good_any_more() {

@@ -1,6 +1,6 @@
 //! For how long a connection may be used: what was shown on it may expire, or be replaced, or not be believed any more.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use outpost_proto::mutual::{self, Credentials};
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::files::FromFiles;
+use super::{files::FromFiles, tls::ForClients};
 use crate::clock;
 
 /// Connections that have to be made anew, since a certificate was replaced, are not all made at once: within this.
@@ -40,40 +40,76 @@ pub(crate) struct Until {
     between: Option<Between>,
 }
 
-/// A connection on which both ends have shown something.
+/// Whom files say that is believed now.
+trait Believes: fmt::Debug + Send + Sync {
+    /// At a time since 1970.
+    fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool;
+}
+
+impl Believes for FromFiles<Credentials> {
+    fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool {
+        self.now().believes(shown, now)
+    }
+}
+
+impl Believes for FromFiles<ForClients> {
+    fn believes(&self, shown: &[CertificateDer<'_>], now: Duration) -> bool {
+        self.now().clients.as_ref().is_some_and(|clients| clients.believes(shown, now))
+    }
+}
+
+/// What the other end is to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// There is a connection from it or to it; another one is made once this end has something else to show.
+    Node,
+    /// Its connections come and go.
+    Client,
+    /// It is to be gone at once, whatever is under way.
+    Operator,
+}
+
+/// A connection on which the other end has shown something.
 #[derive(Debug, Clone)]
 struct Between {
-    credentials: Arc<FromFiles<Credentials>>,
+    files: Arc<dyn Believes>,
     changes: watch::Receiver<()>,
-    /// By the other end.
     shown: Vec<CertificateDer<'static>>,
+    other: Other,
 }
 
 impl Between {
     fn new(
-        credentials: &Arc<FromFiles<Credentials>>,
+        files: Arc<dyn Believes>,
         changes: watch::Receiver<()>,
         shown: Option<&[CertificateDer<'_>]>,
-    ) -> Self {
+        other: Other,
+    ) -> Option<Self> {
         let shown = shown.unwrap_or_default().iter().map(|certificate| certificate.clone().into_owned()).collect();
-        Self { credentials: Arc::clone(credentials), changes, shown }
+        Some(Self { files, changes, shown, other })
     }
 }
 
 impl Until {
-    /// No more calls from a moment on, since 1970.
-    pub(super) fn no_more(at: Duration) -> Self {
-        Self { no_more: Some(instant(at)), ..Self::default() }
+    /// No more calls of a client from when its certificate `expires` (since 1970), or when it is not believed any more.
+    pub(super) fn client(
+        config: &Arc<FromFiles<ForClients>>,
+        changes: watch::Receiver<()>,
+        shown: &[CertificateDer<'_>],
+        expires: Duration,
+    ) -> Self {
+        let between = Between::new(config.clone(), changes, Some(shown), Other::Client);
+        Self { no_more: Some(instant(expires)), between, ..Self::default() }
     }
 
-    /// Nothing once the other end's certificate has expired, or soon after it is not believed any more.
+    /// Nothing once an operator's certificate has expired, or is not believed any more.
     pub(super) fn shown(
         credentials: &Arc<FromFiles<Credentials>>,
         changes: watch::Receiver<()>,
         shown: Option<&[CertificateDer<'_>]>,
     ) -> Self {
-        let between = Between::new(credentials, changes, shown);
-        Self { over: mutual::expires(shown).map(instant), between: Some(between), ..Self::default() }
+        let between = Between::new(credentials.clone(), changes, shown, Other::Operator);
+        Self { over: mutual::expires(shown).map(instant), between, ..Self::default() }
     }
 
     /// For as long as the certificates of both ends are good, and this one's is not replaced. `now` is what this end has shown,
@@ -86,8 +122,8 @@ impl Until {
     ) -> Self {
         let expires = mutual::expires(shown).map_or(now.expires, |theirs| theirs.min(now.expires));
         let no_more = instant(expires);
-        let between = Between::new(credentials, changes, shown);
-        Self { renew: None, no_more: Some(no_more), over: Some(no_more + GRACE), between: Some(between) }
+        let between = Between::new(credentials.clone(), changes, shown, Other::Node);
+        Self { renew: None, no_more: Some(no_more), over: Some(no_more + GRACE), between }
     }
 
     /// Waits for what comes next. Each is told once, but the end again and again.
@@ -130,11 +166,17 @@ impl Until {
         let Some(between) = &self.between else { return };
         let by = Instant::now() + FIRST + (SPREAD - FIRST).mul_f64(rand::random());
         let now = Duration::from_millis(clock::wall().0);
-        if !between.credentials.now().believes(&between.shown, now) {
+        let told = self.no_more.is_none();
+        if between.other == Other::Client && told {
+            // What has begun before its certificate expired may end, whatever changes here.
+            return;
+        }
+        if !between.files.believes(&between.shown, now) {
+            let over = if between.other == Other::Operator { Instant::now() } else { by + GRACE };
             // Unless that was told already.
-            self.no_more = self.no_more.map(|_| Instant::now());
-            self.over = Some(self.over.map_or(by + GRACE, |at| at.min(by + GRACE)));
-        } else if self.no_more.is_some() {
+            self.no_more = (!told).then(Instant::now);
+            self.over = Some(self.over.map_or(over, |at| at.min(over)));
+        } else if between.other == Other::Node && !told {
             self.renew = Some(self.renew.map_or(by, |at| at.min(by)));
         }
     }
@@ -167,13 +209,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_end_comes_once_and_in_order() {
         assert_eq!(passing(Until::default()).await, []);
-        assert_eq!(passing(Until::no_more(since_1970(60))).await, [(60, Passes::NoMore)]);
+        let no_more = |at| Until { no_more: Some(instant(at)), ..Until::default() };
+        assert_eq!(passing(no_more(since_1970(60))).await, [(60, Passes::NoMore)]);
         let at = Instant::now() + Duration::from_secs(10);
         let soon = at - Duration::from_secs(5);
         let all = Until { renew: Some(soon), no_more: Some(at), over: Some(at + GRACE), between: None };
         assert_eq!(passing(all).await, [(5, Passes::Renew), (10, Passes::NoMore), (40, Passes::Over)]);
         let over = Until { over: Some(at), ..Until::default() };
         assert_eq!(passing(over).await, [(0, Passes::Over)], "what has passed is now");
-        assert_eq!(passing(Until::no_more(Duration::ZERO)).await, [(0, Passes::NoMore)]);
+        assert_eq!(passing(no_more(Duration::ZERO)).await, [(0, Passes::NoMore)]);
     }
 }

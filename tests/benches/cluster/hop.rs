@@ -6,10 +6,10 @@
 //!         └─▶ nginx or haproxy ──────▶ host
 //! ```
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
 use outpost_tests::{
-    measure::{Loaded, ask, connect, cpu_of, load, median, runtime},
+    measure::{Loaded, ask, connect, cpu_of, load, runtime},
     v1::relay_client::RelayClient,
 };
 use tonic::transport::Channel;
@@ -19,6 +19,7 @@ use crate::{
     nodes::{Nodes, is_served_by, module},
     proxies::{self, Proxy},
     report::{Cell, Report, hundredths, tenths, whole},
+    rounds::{middle, progress, ratio, turns},
 };
 
 /// Bytes of a message, and calls in flight.
@@ -92,10 +93,9 @@ async fn measure(plan: &Plan, report: &mut Report) {
         measured.push(Way { name, hop, channels, measured: vec![Vec::new(); LOADS.len()] });
     }
     for round in 0..plan.rounds {
+        progress("hop", round, plan.rounds);
         for (which, (bytes, in_flight)) in LOADS.into_iter().enumerate() {
-            // Who comes first changes each round.
-            let count = measured.len();
-            for index in (0..count).map(|index| (index + round) % count) {
+            for index in turns(measured.len(), round) {
                 let way = &mut measured[index];
                 let sample = sample(way, host.pid(), bytes, in_flight, plan.time).await;
                 way.measured[which].push(sample);
@@ -122,11 +122,8 @@ async fn sample(way: &Way, host: u32, bytes: usize, in_flight: usize, time: Dura
 type Part = fn(&Sample) -> f64;
 
 fn table(ways: &[Way], which: usize, (bytes, in_flight): (usize, usize), plan: &Plan, report: &mut Report) {
-    let middle = |way: &Way, part: fn(&Sample) -> f64| median(way.measured[which].iter().map(part));
-    // Of the rounds' ratios, not of the medians: what disturbs a round disturbs both of its parts.
-    let ratio = |way: &Way, to: &Way, part: fn(&Sample) -> f64| {
-        median(iter::zip(&way.measured[which], &to.measured[which]).map(|(this, other)| part(this) / part(other)))
-    };
+    let middle = |way: &Way, part: Part| middle(&way.measured[which], part);
+    let ratio = |way: &Way, to: &Way, part: Part| ratio(&way.measured[which], &to.measured[which], part);
     let (rate, p50, p99): (Part, Part, Part) =
         (|sample| sample.loaded.rate, |sample| sample.loaded.p50, |sample| sample.loaded.p99);
     let rows = ways.iter().map(|way| {

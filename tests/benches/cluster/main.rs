@@ -2,15 +2,11 @@
 //!
 //! ```text
 //! cargo bench -p outpost-tests --bench cluster                # all of it, in a few minutes
-//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts: remote, hop, shop, move, state, drain, new, rollout,
-//!                                                             # crash, idle, many
-//! cargo bench -p outpost-tests --bench cluster -- many 300    # 100 nodes in one process, then 300
+//! cargo bench -p outpost-tests --bench cluster -- hop crash   # parts
+//! cargo bench -p outpost-tests --bench cluster -- --help      # what parts there are, and options
 //! ```
 //!
-//! Prints Markdown, and with `--json FILE` keeps the same for machines. `--rounds N` sets the number of interleaved
-//! rounds (default 5), `--seconds N` how long each round of `remote` and `hop` calls (default 1), `--connections N` how many
-//! connections its client has (default 4), `--moves N` how often a module with state moves (default 50); with `--sealed`, the
-//! gossip of `many` has a key.
+//! Prints Markdown.
 
 #![expect(clippy::print_stdout, reason = "what a benchmark prints is its product")]
 
@@ -27,8 +23,12 @@ mod proxies;
 mod remote;
 mod report;
 mod rollout;
+mod rounds;
+mod served;
 mod shop;
+mod spread;
 mod state;
+mod streams;
 
 use std::{env, fs, path::PathBuf, str::FromStr, time::Duration};
 
@@ -38,6 +38,34 @@ use report::Report;
 const ECHO: &str = env!("CARGO_BIN_EXE_echo");
 /// Its module.
 const MODULE: &str = "echo";
+
+/// What can be asked for, in the order in which it runs.
+const PARTS: [(&str, &str); 13] = [
+    ("remote", "a call from a handle on one node to a module on another"),
+    ("streams", "the four kinds of calls, from one node to a module on another"),
+    ("hop", "a call by way of a node that does not host its module, and of proxies"),
+    ("spread", "how evenly replicas are called, and how little one that is slow"),
+    ("shop", "the shop in one process, on three nodes, and as microservices"),
+    ("move", "a module moves while it is called"),
+    ("state", "a module with state moves"),
+    ("drain", "a node with state is drained"),
+    ("new", "a node joins"),
+    ("rollout", "all nodes are restarted one after the other"),
+    ("crash", "a host ends, or stands still"),
+    ("idle", "nodes that have nothing to do"),
+    ("many", "100 nodes in one process, or as many as are asked for: `many 300`"),
+];
+
+const OPTIONS: &str = "\
+  --rounds N          interleaved rounds (5)
+  --seconds N         how long a round of `remote`, `streams`, `hop`, `spread` and `shop` calls (1)
+  --connections N     of the clients of `hop` and `spread` (4)
+  --load BYTESxCALLS  of `remote`: 100x64 is 64 calls of 100 bytes in flight; can be repeated
+  --moves N           how often a module with state moves (50)
+  --sealed            gossip of `many` has a key
+  --json FILE         keeps what is found for machines
+  --plots FOLDER      draws ratios
+  --help              this";
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -71,11 +99,14 @@ fn main() {
             "--connections" => plan.connections = number(words.next()),
             "--serve" => {
                 let what = words.next().expect("--serve takes what to serve");
-                return if what.contains(' ') { shop::serve(&what) } else { remote::serve(&what) };
+                return match what.split_once(' ') {
+                    Some(("streams", side)) => streams::serve(side),
+                    Some(_) => shop::serve(&what),
+                    None => remote::serve(&what),
+                };
             }
-            "remote" | "hop" | "shop" | "move" | "state" | "drain" | "new" | "rollout" | "crash" | "idle" | "many" => {
-                parts.push(word)
-            }
+            "--help" => return help(),
+            part if PARTS.iter().any(|(known, _)| *known == part) => parts.push(word),
             "--sealed" => plan.sealed = true,
             "--moves" => plan.moves = number(words.next()),
             "--load" => {
@@ -84,9 +115,7 @@ fn main() {
                 plan.loads.push((number(Some(bytes.to_owned())), number(Some(in_flight.to_owned()))));
             }
             size if size.parse::<usize>().is_ok() => sizes.push(number(Some(word))),
-            _ => panic!(
-                "`{word}` is no part of this: remote, hop, shop, move, state, drain, new, rollout, crash, idle, many"
-            ),
+            _ => panic!("`{word}` is no part of this: {}", PARTS.map(|(part, _)| part).join(", ")),
         }
     }
     if plan.loads.is_empty() {
@@ -101,8 +130,14 @@ fn main() {
     if wanted("remote") {
         remote::run(&plan, &mut report);
     }
+    if wanted("streams") {
+        streams::run(&plan, &mut report);
+    }
     if wanted("hop") {
         hop::run(&plan, &mut report);
+    }
+    if wanted("spread") {
+        spread::run(&plan, &mut report);
     }
     if wanted("shop") {
         shop::run(&plan, &mut report);
@@ -137,6 +172,14 @@ fn main() {
     if let Some(folder) = plots {
         plots::draw(report.found(), &folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     }
+}
+
+fn help() {
+    println!(
+        "cargo bench -p outpost-tests --bench cluster [-- [OPTIONS] [PART...]]\n\nParts, all of them where none is named:"
+    );
+    PARTS.iter().for_each(|(part, what)| println!("  {part:<10}{what}"));
+    println!("\nOptions:\n{OPTIONS}");
 }
 
 fn number<T: FromStr>(word: Option<String>) -> T {

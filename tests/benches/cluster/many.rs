@@ -126,7 +126,7 @@ fn admin(address: std::net::SocketAddr) -> Admin {
 /// Starts the first node, and then all others at once; and why some did not start.
 async fn start(count: usize, folder: &Path, keys: Option<&Path>) -> (Vec<Node>, Vec<String>) {
     let start = |number: usize, sources: Sources| {
-        let app = echo_app(Echo { number: number as i64 });
+        let app = echo_app(Echo { number: number as i64, ..Echo::default() });
         let sources = match number <= VOTERS {
             true => sources.set("node.data_dir", &folder.join(number.to_string()).display().to_string()),
             false => sources,

@@ -168,22 +168,32 @@ impl Nodes {
 
     /// Makes each node a host of the module, and waits until all are.
     pub(crate) async fn host_everywhere(&self) {
-        let text = format!("[module.{MODULE}]\nkind = \"replicated\"\nreplicas = \"every\"\n");
+        self.host_where("", self.nodes.len()).await;
+    }
+
+    /// Makes each node that a rule is good for a host of the module, and waits until so many are.
+    pub(crate) async fn host_where(&self, rule: &str, hosts: usize) {
+        let text = format!("[module.{MODULE}]\nkind = \"replicated\"\nreplicas = \"every\"\n{rule}\n");
         let document = Document { text, format: "toml".to_owned(), name: "placement.toml".to_owned() };
         let request = ApplyRequest { document: Some(document), ..ApplyRequest::default() };
         self.node("node-1").admin.clone().apply(request).await.expect("the placement is good");
-        self.all_host().await;
+        self.hosted_by(hosts).await;
     }
 
     /// Waits until each node sees that each node serves the module.
     pub(crate) async fn all_host(&self) {
+        self.hosted_by(self.nodes.len()).await;
+    }
+
+    /// Waits until each node sees that so many serve the module.
+    async fn hosted_by(&self, hosts: usize) {
         for node in self.nodes.values() {
-            let everywhere = |view: &Cluster| {
+            let all = |view: &Cluster| {
                 let serving =
                     module(view).map_or(0, |module| module.hosts.iter().filter(|host| host.state == "serving").count());
-                serving == self.nodes.len()
+                serving == hosts
             };
-            node.until("the module on every node", everywhere).await;
+            node.until("the module on all of its hosts", all).await;
         }
     }
 

@@ -8,9 +8,6 @@
 //! ```
 
 use std::{
-    env,
-    io::{BufRead as _, BufReader},
-    iter,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Command, Stdio},
@@ -21,7 +18,7 @@ use futures_util::StreamExt as _;
 use outpost::{Node, Sources};
 use outpost_tests::{
     authority::{self, Authority, Kind},
-    measure::{Echo, Loaded, Process, ask, connect, cpu_of, drive, echo_app, load, median, runtime},
+    measure::{Echo, Process, ask, connect, drive, echo_app, load, runtime},
     v1::{RelayHandle, relay_server::RelayServer},
 };
 use tarpc::{
@@ -29,13 +26,15 @@ use tarpc::{
     server::{BaseChannel, Channel as _},
     tokio_serde::formats::Bincode,
 };
-use tokio::{net::TcpListener, task::JoinSet};
-use tonic::transport::{Channel, Server, server::TcpIncoming};
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Server};
 
 use crate::{
     ECHO, Plan,
     nodes::{Nodes, is_served_by, module},
     report::{Cell, Report, hundredths, tenths, whole},
+    rounds::{Part, Sample, middle, progress, ratio, turns},
+    served,
 };
 
 /// Bytes of a message, and calls in flight.
@@ -74,21 +73,10 @@ pub(crate) fn serve(kind: &str) {
                 }));
             }
         } else {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-            println!("{}", listener.local_addr().expect("it is bound"));
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let relay = RelayServer::new(Echo::default()).max_decoding_message_size(16 << 20);
-            Server::builder().add_service(relay).serve_with_incoming(incoming).await.expect("it serves");
+            served::listen(Server::builder().add_service(relay)).await;
         }
     });
-}
-
-fn start(kind: &str) -> (Process, SocketAddr) {
-    let program = env::current_exe().expect("this program");
-    let mut process = Process::start(Command::new(program).args(["--serve", kind]).stdout(Stdio::piped()));
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("an address");
-    (process, line.trim().parse().expect("an address"))
 }
 
 /// The same two nodes again, which show each other certificates.
@@ -151,14 +139,6 @@ struct Measured {
     samples: Vec<Vec<Sample>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sample {
-    loaded: Loaded,
-    /// CPU time of a call, in microseconds.
-    client: f64,
-    server: f64,
-}
-
 pub(crate) fn run(plan: &Plan, report: &mut Report) {
     report.part("remote", "a call from one node to a module on another");
     runtime(2).block_on(measure(plan, report));
@@ -176,14 +156,14 @@ async fn measure(plan: &Plan, report: &mut Report) {
     host.until("the module on its host", on_host).await;
     let handle: RelayHandle = caller.handle().expect("the program has it");
     let secured = Secured::start().await;
-    let (tonic, tonic_at) = start("tonic");
-    let (tarpc, tarpc_at) = start("tarpc");
-    let mut transport = tarpc::serde_transport::tcp::connect(tarpc_at, Bincode::default);
+    let (tonic, tonic_at) = served::start("tonic");
+    let (tarpc, tarpc_at) = served::start("tarpc");
+    let mut transport = tarpc::serde_transport::tcp::connect(tarpc_at[0], Bincode::default);
     transport.config_mut().max_frame_length(16 << 20);
     let transport = transport.await.expect("it listens");
     let tarpc_client = EchoesClient::new(client::Config::default(), transport).spawn();
     let mut all = [
-        ("stock tonic, one connection", Way::Tonic(connect(tonic_at).await), tonic.0.id()),
+        ("stock tonic, one connection", Way::Tonic(connect(tonic_at[0]).await), tonic.0.id()),
         ("a handle, over a link", Way::Link(handle), host.pid()),
         ("the same, with certificates", Way::Link(secured.handle.clone()), secured.host.0.id()),
         ("tarpc", Way::Tarpc(tarpc_client), tarpc.0.id()),
@@ -193,10 +173,9 @@ async fn measure(plan: &Plan, report: &mut Report) {
         sample(measured, 100, 16, Duration::from_millis(500)).await;
     }
     for round in 0..plan.rounds {
+        progress("remote", round, plan.rounds);
         for (which, &(bytes, in_flight)) in plan.loads.iter().enumerate() {
-            // Who comes first changes each round.
-            let count = all.len();
-            for index in (0..count).map(|index| (index + round) % count) {
+            for index in turns(all.len(), round) {
                 let taken = sample(&all[index], bytes, in_flight, plan.time).await;
                 all[index].samples[which].push(taken);
             }
@@ -210,41 +189,31 @@ async fn measure(plan: &Plan, report: &mut Report) {
 }
 
 async fn sample(measured: &Measured, bytes: usize, in_flight: usize, time: Duration) -> Sample {
-    let cpu = || (cpu_of(std::process::id()), cpu_of(measured.server));
-    let before = cpu();
-    let loaded = match &measured.way {
-        Way::Tonic(channel) => load(std::slice::from_ref(channel), in_flight, bytes, time).await,
-        Way::Link(handle) => {
-            drive(in_flight, time, |_| async move {
-                handle.unary(ask(bytes)).await.expect("an answer");
-            })
-            .await
-        }
-        Way::Tarpc(client) => {
-            drive(in_flight, time, |_| async move {
-                client.echo(context::current(), vec![7; bytes]).await.expect("an answer");
-            })
-            .await
+    let calling = async {
+        match &measured.way {
+            Way::Tonic(channel) => load(std::slice::from_ref(channel), in_flight, bytes, time).await,
+            Way::Link(handle) => {
+                drive(in_flight, time, |_| async move {
+                    handle.unary(ask(bytes)).await.expect("an answer");
+                })
+                .await
+            }
+            Way::Tarpc(client) => {
+                drive(in_flight, time, |_| async move {
+                    client.echo(context::current(), vec![7; bytes]).await.expect("an answer");
+                })
+                .await
+            }
         }
     };
-    let after = cpu();
-    let a_call = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(loaded.calls);
-    Sample { loaded, client: a_call(after.0 - before.0), server: a_call(after.1 - before.1) }
+    Sample::of(measured.server, calling).await
 }
 
-/// A number of a sample.
-type Part = fn(&Sample) -> f64;
-
 fn table(all: &[Measured], which: usize, (bytes, in_flight): (usize, usize), report: &mut Report) {
-    let middle = |measured: &Measured, part: Part| median(measured.samples[which].iter().map(part));
-    // Of the rounds' ratios, not of the medians: what disturbs a round disturbs all of it.
-    let ratio = |measured: &Measured, part: Part| {
-        let rounds = iter::zip(&measured.samples[which], &all[0].samples[which]);
-        median(rounds.map(|(this, other)| part(this) / part(other)))
-    };
+    let middle = |measured: &Measured, part: Part| middle(&measured.samples[which], part);
+    let ratio = |measured: &Measured, part: Part| ratio(&measured.samples[which], &all[0].samples[which], part);
     let (rate, p50, p99): (Part, Part, Part) =
         (|sample| sample.loaded.rate, |sample| sample.loaded.p50, |sample| sample.loaded.p99);
-    let both: Part = |sample| sample.client + sample.server;
     let rows = all.iter().map(|measured| {
         vec![
             Cell::from(measured.name),
@@ -255,7 +224,7 @@ fn table(all: &[Measured], which: usize, (bytes, in_flight): (usize, usize), rep
             hundredths(ratio(measured, p50)),
             tenths(middle(measured, |sample| sample.client)),
             tenths(middle(measured, |sample| sample.server)),
-            hundredths(ratio(measured, both)),
+            hundredths(ratio(measured, Sample::both)),
         ]
     });
     let columns = [

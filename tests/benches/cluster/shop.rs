@@ -12,33 +12,30 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
-    future::pending,
-    io::{BufRead as _, BufReader},
-    iter,
-    net::{Ipv4Addr, SocketAddr},
-    process::{Command, Stdio},
+    net::SocketAddr,
     time::Duration,
 };
 
 use outpost::{Config, Context, Handle, ModuleName, Sources, State};
 use outpost_proto::admin::v1::{Cluster, ClusterModule, admin_client::AdminClient};
-use outpost_tests::measure::{Loaded, Process, connect, cpu_of, drive, median, runtime};
+use outpost_tests::measure::{Loaded, Process, connect, cpu_of, drive, runtime};
 use shop::{
     orders::OrdersConfig,
     v1::{Address, Card, CartAddRequest, PlaceOrderRequest, cart_client::CartClient, checkout_client::CheckoutClient},
 };
-use tokio::{net::TcpListener, time::sleep};
+use tokio::time::sleep;
 use tonic::{
     body::Body,
     server::NamedService,
-    transport::{Channel, Server, server::TcpIncoming},
+    transport::{Channel, Server},
 };
 
 use crate::{
     Plan,
     nodes::{ready, until},
     report::{Cell, Report, hundredths, tenths, whole},
+    rounds::{middle, progress, ratio, turns},
+    served,
 };
 
 /// Buyers who order again and again, each as soon as the last order has arrived.
@@ -68,10 +65,7 @@ async fn node(name: &str, seed: &str) {
     if seed != "-" {
         sources = sources.set("cluster.seeds", &format!("[\"{seed}\"]"));
     }
-    let node = shop::app().start(&sources).await.expect("the shop starts");
-    let admin = node.admin_address().expect("it is on");
-    println!("{} {} {admin}", node.ingress_address(), node.cluster_address());
-    pending::<()>().await;
+    served::announce(shop::app().start(&sources).await.expect("the shop starts")).await;
 }
 
 async fn service(name: &str, others: &[&str]) {
@@ -127,19 +121,7 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-    println!("{}", listener.local_addr().expect("it is bound"));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder().add_service(service).serve_with_incoming(incoming).await.expect("it serves");
-}
-
-/// A process of this program, and what it says of itself.
-fn start(what: &str) -> (Process, Vec<SocketAddr>) {
-    let program = env::current_exe().expect("this program");
-    let mut process = Process::start(Command::new(program).args(["--serve", what]).stdout(Stdio::piped()));
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("addresses");
-    (process, line.split_whitespace().map(|address| address.parse().expect("an address")).collect())
+    served::listen(Server::builder().add_service(service)).await;
 }
 
 /// A shop that runs.
@@ -186,20 +168,20 @@ impl Shop {
     }
 
     async fn one_process() -> Self {
-        let (process, addresses) = start("node one -");
-        served(addresses[2], 1).await;
+        let (process, addresses) = served::start("node one -");
+        all_served(addresses[2], 1).await;
         Self::new("one process", vec![process], &[(addresses[0], addresses[0])]).await
     }
 
     async fn three_nodes() -> Self {
-        let (first, addresses) = start("node node-1 -");
+        let (first, addresses) = served::start("node node-1 -");
         let (mut processes, mut ingresses) = (vec![first], vec![addresses[0]]);
         for name in ["node-2", "node-3"] {
-            let (process, its) = start(&format!("node {name} {}", addresses[1]));
+            let (process, its) = served::start(&format!("node {name} {}", addresses[1]));
             processes.push(process);
             ingresses.push(its[0]);
         }
-        served(addresses[2], 3).await;
+        all_served(addresses[2], 3).await;
         let ways: Vec<_> = ingresses.into_iter().map(|ingress| (ingress, ingress)).collect();
         Self::new("three nodes", processes, &ways).await
     }
@@ -217,7 +199,7 @@ impl Shop {
         ];
         for (name, others) in calls {
             let others: Vec<String> = others.iter().map(|other| format!(" {other}={}", started[other].1)).collect();
-            let (process, addresses) = start(&format!("service {name}{}", others.concat()));
+            let (process, addresses) = served::start(&format!("service {name}{}", others.concat()));
             started.insert(name, (process, addresses[0]));
         }
         let way = (started["cart"].1, started["checkout"].1);
@@ -261,7 +243,7 @@ impl Buyer {
 }
 
 /// Waits until as many nodes are there, each with modules, all of which are served.
-async fn served(admin: SocketAddr, nodes: usize) {
+async fn all_served(admin: SocketAddr, nodes: usize) {
     let admin = AdminClient::new(connect(admin).await);
     let all = |view: &Cluster| {
         let hosts: BTreeSet<&str> =
@@ -286,8 +268,8 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
             shop.samples.clear();
         }
         for round in 0..plan.rounds {
-            // Who comes first changes each round.
-            for index in (0..shops.len()).map(|index| (index + round) % 3) {
+            progress("shop", round, plan.rounds);
+            for index in turns(shops.len(), round) {
                 shops[index].sample(plan.time).await;
             }
         }
@@ -299,11 +281,8 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) {
 type Part = fn(&Sample) -> f64;
 
 fn table(shops: &[Shop], report: &mut Report) {
-    let middle = |shop: &Shop, part: Part| median(shop.samples.iter().map(part));
-    // Of the rounds' ratios, not of the medians: what disturbs a round disturbs all of it.
-    let ratio = |shop: &Shop, part: Part| {
-        median(iter::zip(&shop.samples, &shops[0].samples).map(|(this, other)| part(this) / part(other)))
-    };
+    let middle = |shop: &Shop, part: Part| middle(&shop.samples, part);
+    let ratio = |shop: &Shop, part: Part| ratio(&shop.samples, &shops[0].samples, part);
     let rows = shops.iter().map(|shop| {
         vec![
             Cell::from(shop.name),

@@ -125,7 +125,7 @@ pub const ALL: &[Configuration] = &[
     voters("voters-change", "two elections, a change", false, votes(2, 1, 0)),
     voters("voters-changes", "two elections, two changes", false, votes(2, 2, 0)),
     voters("voters-lost", "two elections, a change, a loss", false, votes(2, 1, 1)),
-    voters("voters-much", "three elections, two changes, a loss", true, votes(3, 2, 1)),
+    voters("voters-much", "three elections, two changes, a loss", false, votes(3, 2, 1)),
     slow("ephemeral-both", "a move, a crash, a lease ends", protocol(Class::Ephemeral, BOTH, 1)),
     slow("ephemeral-much", "a move, two leases end, the leader changes", protocol(Class::Ephemeral, MUCH, 1)),
     slow("ephemeral-any", "any number of moves, a lease ends", protocol(Class::Ephemeral, ANY_MOVES_LEASE, 1)),

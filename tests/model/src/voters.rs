@@ -115,27 +115,26 @@ impl Voting {
     }
 
     fn changes(&self, world: &World, id: MemberId, go: &mut dyn FnMut(Step, &dyn Fn(&mut World))) {
-        let Member { log, term, .. } = world.members[id];
+        let Member { log, term, settled, .. } = world.members[id];
         let voters = log.voters();
-        let settled = log.is_in(&world.committed);
         if settled && !voters.old.is_empty() {
             go(Step::Finish { leader: id }, &|new| {
-                let voters = Voters { old: Set::NONE, new: voters.new };
-                new.members[id].log.write(Entry { term, voters });
-                new.commit(id);
+                new.write(id, Entry { term, voters: Voters { old: Set::NONE, new: voters.new } });
             });
         }
         if world.budget.changes == 0 || !((settled && voters.old.is_empty()) || !self.has(Rule::OneChangeAtATime)) {
             return;
         }
-        let healthy = |set: Set| set.and(world.there()).len() * 2 > set.len() || !self.has(Rule::HealthyBeforeChange);
+        // Those who answer: whoever has promised a later leader does not.
+        let answers =
+            world.there().each().filter(|member| world.members[*member].term <= term).fold(Set::NONE, Set::with);
+        let healthy = |set: Set| set.and(answers).len() * 2 > set.len() || !self.has(Rule::HealthyBeforeChange);
         let odd = (1..=Set::ALL.0).map(Set).filter(|set| set.len() % 2 == 1);
         for to in odd.filter(|to| *to != voters.new && healthy(*to) && healthy(voters.new)) {
             go(Step::Change { leader: id, to }, &|new| {
                 new.budget.changes -= 1;
                 let old = if self.has(Rule::ChangeIsJoint) { voters.new } else { Set::NONE };
-                new.members[id].log.write(Entry { term, voters: Voters { old, new: to } });
-                new.commit(id);
+                new.write(id, Entry { term, voters: Voters { old, new: to } });
             });
         }
     }
@@ -152,7 +151,7 @@ impl Voting {
             world.broken = Some(Broken::CommittedEntryLost);
         }
         let leader = &mut world.members[id];
-        (leader.leads, leader.asked, leader.confirmed) = (true, false, Set::NONE.with(id));
+        (leader.leads, leader.settled, leader.asked, leader.confirmed) = (true, false, false, Set::NONE.with(id));
         leader.elected_by = leader.log.voters();
         leader.log.last = term;
         world.newest = term;
@@ -166,7 +165,7 @@ impl Voting {
                 *member = Member { lost: true, ..Member::default() };
             }
             if !member.leads {
-                (member.asked, member.confirmed) = (false, Set::NONE);
+                (member.settled, member.asked, member.confirmed) = (false, false, Set::NONE);
             }
             if !member.asked && self.has(Rule::ConfirmAfterAsking) {
                 member.confirmed = Set::NONE;
@@ -178,11 +177,15 @@ impl Voting {
     }
 }
 
-/// Whether the rest of each group of voters that is in force anywhere is a majority of it: more than that, no cluster
-/// survives.
+/// Whether the rest of the voters is a majority, and no change of them is under way for anybody. More than that, not every
+/// cluster survives: see the README.
 fn may_be_lost(world: &World, id: MemberId) -> bool {
-    let rest = Set(world.there().0 & !(1 << id));
-    world.there().each().all(|member| world.members[member].log.voters().agree(rest))
+    let there = world.there();
+    let rest = Set(there.0 & !(1 << id));
+    let voters = world.committed.voters();
+    voters.old.is_empty()
+        && voters.agree(rest)
+        && there.each().all(|member| world.members[member].log.voters() == voters)
 }
 
 /// The majorities of these that would be none without any one of theirs.
@@ -201,11 +204,23 @@ impl World {
         self.members[leader].confirmed = self.members[leader].confirmed.with(id);
     }
 
+    /// A leader adds a change of the voters to its log.
+    fn write(&mut self, leader: MemberId, entry: Entry) {
+        let member = &mut self.members[leader];
+        member.log.write(entry);
+        member.settled = false;
+        self.commit(leader);
+    }
+
     /// What a majority has now is committed.
     fn commit(&mut self, leader: MemberId) {
         let log = self.members[leader].log;
         let voters = log.voters();
-        if log.last != self.members[leader].term || log.is_in(&self.committed) || !voters.agree(self.who_has(&log)) {
+        if log.last != self.members[leader].term || !voters.agree(self.who_has(&log)) {
+            return;
+        }
+        self.members[leader].settled = true;
+        if log.is_in(&self.committed) {
             return;
         }
         if !self.committed.is_in(&log) {

@@ -51,10 +51,13 @@ pub enum Fault {
     Wall,
     /// A machine's disk is slow.
     Disk,
+    /// What a node says to all others is kept for longer than a short lease, and then delivered: its answers arrive when
+    /// somebody else has taken over. Only where asked for, as it takes callers that wait for so long.
+    Mute,
 }
 
 impl Fault {
-    /// All of them.
+    /// The usual ones.
     pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::Wipe,
@@ -373,6 +376,13 @@ impl Chaos {
                 self.link(network, me, ips[other], Link::Held, until);
                 if self.random.random_bool(0.5) {
                     self.link(network, ips[other], me, Link::Held, until);
+                }
+            }
+            Fault::Mute => {
+                // A link that is silent for five seconds and a half is given up.
+                let until = now + self.random.random_range(3200..5400) * MS;
+                for ip in ips.iter().filter(|ip| **ip != me) {
+                    self.link(network, me, *ip, Link::Held, until);
                 }
             }
             Fault::Slow => {

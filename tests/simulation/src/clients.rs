@@ -28,6 +28,8 @@ pub struct Orders {
     pub nodes: Vec<SocketAddr>,
     /// They should make no more calls.
     pub stop: bool,
+    /// They may wait for longer than a short lease.
+    pub patient: bool,
     /// No fault is left: each call must be answered.
     pub calm: bool,
     /// How many calls are under way.
@@ -131,12 +133,12 @@ pub async fn call(
     let mut again: Option<Again> = None;
     for number in 0_u64.. {
         sleep(Duration::from_millis(rand::random_range(0..=pause_ms))).await;
-        let (node, calm) = {
+        let (node, calm, patience) = {
             let orders = orders.borrow();
             if orders.stop {
                 return;
             }
-            (orders.nodes[rand::random_range(0..orders.nodes.len())], orders.calm)
+            (orders.nodes[rand::random_range(0..orders.nodes.len())], orders.calm, 1 + u64::from(orders.patient))
         };
         if calm && !std::mem::replace(&mut was_calm, true) {
             // Nobody has told this client of connections that were lost while it did not use them.
@@ -154,7 +156,7 @@ pub async fn call(
         if whom.keeps_answers() {
             request.metadata_mut().insert(keys::CALL_ID, id.parse().expect("an id is ASCII"));
         }
-        let limit = Duration::from_millis(if calm { 5000 } else { rand::random_range(200..4000) });
+        let limit = Duration::from_millis(if calm { 5000 } else { patience * rand::random_range(200..4000) });
         request.set_timeout(limit);
         book::sent(&id);
         orders.borrow_mut().under_way += 1;

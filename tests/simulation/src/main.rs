@@ -96,6 +96,8 @@ enum Broken {
     NoLeaseCheck,
     /// It does not look again before an answer leaves.
     LateAnswer,
+    /// A node takes an answer from before a take-over that it knows of.
+    NoCallerFence,
     /// A call that may have run is sent again.
     SecondAttempt,
     /// A state is sealed while calls are inside.
@@ -112,6 +114,8 @@ enum Broken {
 enum Extra {
     /// A machine is suspended, and its monotonic clock stands still.
     Suspend,
+    /// What a node says arrives when somebody else has taken over, and callers wait for longer.
+    Mute,
 }
 
 impl Options {
@@ -120,6 +124,7 @@ impl Options {
             Broken::EarlyTakeOver => Rule::TakeOverWaitsForTheLease,
             Broken::NoLeaseCheck => Rule::GateLooksAtTheLease,
             Broken::LateAnswer => Rule::AnswerLooksAtTheLease,
+            Broken::NoCallerFence => Rule::CallerLooksAtTheFence,
             Broken::SecondAttempt => Rule::NoSecondAttempt,
             Broken::EarlySeal => Rule::SealWaitsForCalls,
             Broken::ForgottenAnswers => Rule::AnswersTravel,
@@ -128,6 +133,7 @@ impl Options {
         });
         let with = self.with.iter().map(|extra| match extra {
             Extra::Suspend => Fault::Suspend,
+            Extra::Mute => Fault::Mute,
         });
         Plan { seed, seconds: self.seconds, broken, with: with.collect() }
     }

@@ -264,6 +264,7 @@ pub fn run(plan: &Plan, data: &Path) -> Report {
     simulation::watch_answers(book::passes);
     let mut random = StdRng::seed_from_u64(plan.seed);
     let mut world = World::new(&mut random, data);
+    world.orders.borrow_mut().patient = plan.with.contains(&Fault::Mute);
     let mut chaos = Chaos::new(StdRng::seed_from_u64(random.random()), &plan.with);
     let mut report = Report { seed: plan.seed, nodes: world.sites.len(), ..Report::default() };
     let asked = Rc::new(RefCell::new(0_u64));

@@ -9,6 +9,6 @@ use outpost_tests::{
 };
 
 fn main() -> ExitCode {
-    let echo = echo_app(Echo { number: i64::from(std::process::id()) });
+    let echo = echo_app(Echo { number: i64::from(std::process::id()), ..Echo::default() });
     echo.with(store::<PreCopied>("echo")).main()
 }

@@ -58,6 +58,9 @@
 {{- end -}}
 
 {{- if eq $values.trust.mode "none" -}}
+{{- if $values.trust.revocations.secretName -}}
+{{- fail "trust.revocations needs trust.mode secret or csi: without certificates there is nothing to revoke" -}}
+{{- end -}}
 {{- if $values.operators -}}
 {{- fail "operators needs trust.mode secret or csi: the jobs of this chart show certificates, and have no tokens" -}}
 {{- end -}}
@@ -75,6 +78,9 @@
 {{- $authorities := $values.ingress.tls.clientAuthorities -}}
 {{- if and $authorities.required (not $authorities.secretName) -}}
 {{- fail "ingress.tls.clientAuthorities.required is true, and nobody could show a certificate that is believed: set ingress.tls.clientAuthorities.secretName, a Secret with the certificates of those who may sign" -}}
+{{- end -}}
+{{- if and $values.ingress.tls.clientRevocations.secretName (not $authorities.secretName) -}}
+{{- fail "ingress.tls.clientRevocations needs ingress.tls.clientAuthorities: without, clients are asked for no certificate" -}}
 {{- end -}}
 {{- if and $authorities.secretName (not $values.ingress.tls.secretName) -}}
 {{- fail "ingress.tls.clientAuthorities needs TLS: set ingress.tls.secretName, a Secret with tls.crt and tls.key, and leave ingress.plaintext false" -}}
@@ -148,6 +154,7 @@
   (list "trust.key" "see trust.mode")
   (list "trust.authorities" "see trust.mode")
   (list "trust.gossip_keys" "set trust.gossipKeys")
+  (list "trust.revocations" "set trust.revocations of the chart")
   (list "ingress.listen" "the chart sets it")
   (list "ingress.plaintext_beyond_loopback" "set ingress.plaintext")
   (list "ingress.tls" "set ingress.tls.secretName, and for clients' certificates ingress.tls.clientAuthorities")

@@ -122,6 +122,10 @@ spec:
         - name: OUTPOST_INGRESS__TLS__CLIENT_AUTHORITIES
           value: /etc/outpost/clients/ca.crt
         {{- end }}
+        {{- if $values.ingress.tls.clientRevocations.secretName }}
+        - name: OUTPOST_INGRESS__TLS__CLIENT_REVOCATIONS
+          value: /etc/outpost/client-revocations/revocations.pem
+        {{- end }}
         {{- if .required }}
         - name: OUTPOST_INGRESS__TLS__CLIENT_CERTIFICATES
           value: required
@@ -181,6 +185,10 @@ spec:
           value: /etc/outpost/trust/{{ ternary "ca.crt" "ca.pem" $csi }}
         - name: OUTPOST_TRUST__GOSSIP_KEYS
           value: /etc/outpost/gossip/gossip.keys
+        {{- if $values.trust.revocations.secretName }}
+        - name: OUTPOST_TRUST__REVOCATIONS
+          value: /etc/outpost/revocations/revocations.pem
+        {{- end }}
         {{- end }}
         {{- with $values.extraEnv }}
         {{- toYaml . | nindent 8 }}
@@ -251,6 +259,11 @@ spec:
         - name: gossip
           mountPath: /etc/outpost/gossip
           readOnly: true
+        {{- if $values.trust.revocations.secretName }}
+        - name: revocations
+          mountPath: /etc/outpost/revocations
+          readOnly: true
+        {{- end }}
         {{- end }}
         {{- if $values.operators }}
         - name: operators
@@ -265,6 +278,11 @@ spec:
         {{- if $values.ingress.tls.clientAuthorities.secretName }}
         - name: client-authorities
           mountPath: /etc/outpost/clients
+          readOnly: true
+        {{- end }}
+        {{- if $values.ingress.tls.clientRevocations.secretName }}
+        - name: client-revocations
+          mountPath: /etc/outpost/client-revocations
           readOnly: true
         {{- end }}
         {{- if $values.callers.policy }}
@@ -306,6 +324,17 @@ spec:
         items:
           - key: {{ $values.trust.gossipKeys.key | quote }}
             path: gossip.keys
+    {{- with $values.trust.revocations }}
+    {{- if .secretName }}
+    - name: revocations
+      secret:
+        secretName: {{ .secretName | quote }}
+        defaultMode: 0440
+        items:
+          - key: {{ .key | quote }}
+            path: revocations.pem
+    {{- end }}
+    {{- end }}
     {{- end }}
     {{- if $values.operators }}
     - name: operators
@@ -327,6 +356,17 @@ spec:
         items:
           - key: {{ .key | quote }}
             path: ca.crt
+    {{- end }}
+    {{- end }}
+    {{- with $values.ingress.tls.clientRevocations }}
+    {{- if .secretName }}
+    - name: client-revocations
+      secret:
+        secretName: {{ .secretName | quote }}
+        defaultMode: 0440
+        items:
+          - key: {{ .key | quote }}
+            path: revocations.pem
     {{- end }}
     {{- end }}
     {{- if $values.callers.policy }}

@@ -7,7 +7,7 @@ use crate::{
     id::{ModuleName, NodeId},
     placement::{
         scheduler::{Facts, NodeFacts, Obstacle, Standing, missing_label},
-        spec::{Count, Effective, Kind, KindName, Origin, Pin, Rules, rfc3339},
+        spec::{Count, Effective, Kind, KindName, Origin, Pin, Rules},
         state::Declared,
     },
 };
@@ -169,7 +169,7 @@ impl Check<'_> {
 
     fn pin(&mut self, rule: &str, module: Option<&ModuleName>, pin: &Pin) {
         if !pin.holds(self.facts.now) {
-            let expires = pin.expires.map(rfc3339).unwrap_or_default();
+            let expires = pin.expires.map(|expires| expires.to_string()).unwrap_or_default();
             self.fault(rule, format!("it expired at {expires}; delete it, or let it expire later"));
         }
         match self.facts.nodes.get(&pin.node) {

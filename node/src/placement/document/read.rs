@@ -1,16 +1,13 @@
 //! From keys and values to a spec, with every fault of the schema.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::UNIX_EPOCH,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Document, Fault, MOST_MODULES, alike, clip, in_order,
     tree::{Item, Value},
 };
 use crate::{
-    id::{ModuleName, NodeId, Timestamp},
+    id::{BadTimestamp, ModuleName, NodeId, Timestamp},
     placement::spec::{Count, KindName, Pin, Rules, Spec},
 };
 
@@ -258,15 +255,6 @@ impl Reader<'_> {
 
     fn time(&mut self, item: &Item, path: &str) -> Option<Timestamp> {
         let text = self.text(item, path)?;
-        let since = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
-        if millis.is_none() {
-            self.fault(
-                item.line,
-                path,
-                format!("`{}` is not a time in UTC; write it as 2026-12-01T00:00:00Z", clip(text)),
-            );
-        }
-        millis.map(Timestamp)
+        text.parse().map_err(|bad: BadTimestamp| self.fault(item.line, path, format!("`{}` is {bad}", clip(text)))).ok()
     }
 }

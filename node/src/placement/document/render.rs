@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     id::ModuleName,
-    placement::spec::{Count, Pin, Rules, Spec, rfc3339},
+    placement::spec::{Count, Pin, Rules, Spec},
 };
 
 /// The TOML that reads back as this spec. The same spec gives the same text.
@@ -86,7 +86,7 @@ fn values(rules: &Rules) -> Vec<(&'static str, String)> {
     if let Some(Pin { node, reason, expires }) = &rules.pin {
         let mut pin = format!("{{ node = {}, reason = {}", quoted(node.as_str()), quoted(reason));
         if let Some(expires) = expires {
-            _ = write!(pin, ", expires = {}", quoted(&rfc3339(*expires)));
+            _ = write!(pin, ", expires = {}", quoted(&expires.to_string()));
         }
         values.push(("pin", pin + " }"));
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Raft ─ vote, entries ─▶ Store ─▶ redb (one transaction, one fsync each) ─▶ only then the answer
+//!      ◀──────── entries ── (its end is in memory, too: `tail`)
 //!      └ committed entries ─▶ Machine: State in memory, rebuilt from the last snapshot and the entries after it
 //! ```
 //!
@@ -11,13 +12,15 @@
 //!
 //! **Invariant:** an error of the disk is never retried. It ends the log, and with it the process.
 
+mod tail;
+
 use std::{
     collections::VecDeque,
     fmt::{self, Debug},
     io::{self, Cursor},
     ops::RangeBounds,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -29,6 +32,7 @@ use openraft::{
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
+use tail::Tail;
 use tokio::sync::watch;
 
 #[cfg(not(feature = "simulation"))]
@@ -152,6 +156,7 @@ pub(crate) struct Elected {
 #[derive(Clone)]
 pub(crate) struct Store {
     file: Arc<File>,
+    tail: Arc<Mutex<Tail>>,
     /// How far entries are known to be committed in this process.
     committed: Arc<Mutex<Option<LogId<RaftId>>>>,
 }
@@ -184,7 +189,7 @@ impl Store {
             Some(dir) => File::open(dir)?,
         };
         let place = file.place.clone();
-        let store = Self { file: Arc::new(file), committed: Arc::default() };
+        let store = Self { file: Arc::new(file), tail: Arc::default(), committed: Arc::default() };
         let format: Option<u32> = store.file.get("format")?;
         match format {
             None => store.file.write(|transaction| {
@@ -258,6 +263,18 @@ impl Store {
         });
         // An error means that the runtime ends, and everything with it.
         let _ = closing.await;
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entries of a range, from memory if they are there; from the disk no more bytes than a limit, but for the first.
+    async fn entries(&self, range: impl RangeBounds<u64> + Send + 'static, limit: usize) -> Stored<Vec<Entry<Types>>> {
+        if let Some(entries) = self.tail().read(&range) {
+            return Ok(entries);
+        }
+        self.run(move |file| file.entries(range, limit)).await.map_err(reading)
     }
 
     /// Runs work on the disk where it holds up nobody else.
@@ -422,11 +439,11 @@ impl RaftLogReader<Types> for Store {
         range: RB,
     ) -> Stored<Vec<Entry<Types>>> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        self.run(move |file| file.entries(range, usize::MAX)).await.map_err(reading)
+        self.entries(range, usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Stored<Vec<Entry<Types>>> {
-        self.run(move |file| file.entries(start..end, READ_AT_ONCE)).await.map_err(reading)
+        self.entries(start..end, READ_AT_ONCE).await
     }
 }
 
@@ -475,18 +492,25 @@ impl RaftLogStorage<Types> for Store {
         let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         let appended = self
             .run(move |file| {
+                let mut written = Vec::with_capacity(entries.len());
                 file.write(|transaction| {
                     let mut table = transaction.open_table(ENTRIES)?;
-                    for entry in &entries {
-                        table.insert(entry.log_id.index, serde_json::to_vec(entry)?.as_slice())?;
+                    for entry in entries {
+                        let encoded = serde_json::to_vec(&entry)?;
+                        table.insert(entry.log_id.index, encoded.as_slice())?;
+                        written.push((entry, encoded.len()));
                     }
                     drop(table);
                     committed.map_or(Ok(()), |committed| put(transaction, "committed", &committed))
-                })
+                })?;
+                Ok(written)
             })
             .await;
         match appended {
-            Ok(()) => {
+            Ok(written) => {
+                let mut tail = self.tail();
+                written.into_iter().for_each(|(entry, size)| tail.push(entry, size));
+                drop(tail);
                 callback.log_io_completed(Ok(()));
                 Ok(())
             }
@@ -498,6 +522,7 @@ impl RaftLogStorage<Types> for Store {
     }
 
     async fn truncate(&mut self, log_id: LogId<RaftId>) -> Stored<()> {
+        self.tail().truncate(log_id.index);
         self.run(move |file| {
             file.write(|transaction| Ok(transaction.open_table(ENTRIES)?.retain_in(log_id.index.., |_, _| false)?))
         })
@@ -506,6 +531,7 @@ impl RaftLogStorage<Types> for Store {
     }
 
     async fn purge(&mut self, log_id: LogId<RaftId>) -> Stored<()> {
+        self.tail().purge(log_id.index);
         self.run(move |file| {
             file.write(|transaction| {
                 put(transaction, "purged", &log_id)?;

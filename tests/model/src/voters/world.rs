@@ -155,6 +155,8 @@ pub struct Member {
     pub log: Log,
     /// It takes itself for the leader of its term.
     pub leads: bool,
+    /// As a leader, it knows that all of its log is committed.
+    pub settled: bool,
     /// A host has asked it for a lease, when there was a later leader already.
     pub asked: bool,
     /// Who has confirmed that it leads.
@@ -195,7 +197,7 @@ impl World {
     pub fn initial(budget: Budget) -> Self {
         let log = Log { last: 1, entries: Default::default() };
         let mut members = [Member { term: 1, log, ..Member::default() }; MEMBERS];
-        members[0].leads = true;
+        (members[0].leads, members[0].settled) = (true, true);
         Self { members, committed: log, newest: 1, budget, broken: None }
     }
 
