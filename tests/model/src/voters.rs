@@ -49,6 +49,9 @@ pub enum Step {
     Lose(MemberId),
 }
 
+/// Takes a step, and what it changes.
+type Go<'a> = dyn FnMut(Step, &dyn Fn(&mut World)) + 'a;
+
 impl Voting {
     fn has(&self, rule: Rule) -> bool {
         self.rules.has(rule)
@@ -114,7 +117,7 @@ impl Voting {
         self.changes(world, id, &mut go);
     }
 
-    fn changes(&self, world: &World, id: MemberId, go: &mut dyn FnMut(Step, &dyn Fn(&mut World))) {
+    fn changes(&self, world: &World, id: MemberId, go: &mut Go<'_>) {
         let Member { log, term, settled, .. } = world.members[id];
         let voters = log.voters();
         if settled && !voters.old.is_empty() {
