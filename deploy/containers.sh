@@ -74,8 +74,8 @@ mkdir -p "$work/programs"
 for program in shop outpost; do
   [ -x "$programs/$program" ] || die "there is no $programs/$program"
   ! file -L "$programs/$program" 2>/dev/null | grep -q 'dynamically linked' || die "$programs/$program is not static"
-  # As the Dockerfile does: without what debuggers want to know.
-  strip --strip-debug -o "$work/programs/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$work/programs/$program"
+  # As the Dockerfile does: without what debuggers want to know, and names of what is no function.
+  strip --strip-debug --wildcard -N 'GCC_except_table*' -N 'anon.*' -o "$work/programs/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$work/programs/$program"
   inside buildah "${storage[@]}" bud --quiet --isolation chroot -f "$deploy/Dockerfile.prebuilt" \
     --build-arg "PROGRAM=$program" -t "localhost/$program:here" "$work/programs" >/dev/null
 done
