@@ -1,7 +1,5 @@
 //! Generates the test services, and tells the benchmarks which compiler they were built by.
 
-#![expect(clippy::print_stdout, reason = "that is how a build script speaks")]
-
 use std::{env, process::Command};
 
 fn main() -> Result<(), outpost_build::Error> {
