@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use data_encoding::HEXLOWER;
 use outpost_proto::{
     identity,
     revocation::{self, Lists},
@@ -193,10 +194,9 @@ pub(super) async fn run(args: &CaRevokeArgs, out: &mut Output) -> Result<(), Cli
     let CaRevokeArgs { names, dir, days, output } = args;
     let written = Authority::open(dir)?.revoke(names, *days)?;
     let (path, until) = (Revocations::path(dir), humantime::format_rfc3339_seconds(written.next_update).to_string());
-    let hex = |serial: &[u8]| serial.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     if *output == DataOutput::Json {
         let revoked = written.named.iter().map(|Named { file, name, serial, before }| {
-            json!({ "file": file, "name": name, "serial": hex(serial), "was_revoked": before })
+            json!({ "file": file, "name": name, "serial": HEXLOWER.encode(serial), "was_revoked": before })
         });
         let (number, entries) = (written.number, written.entries);
         let revoked: Vec<Value> = revoked.collect();

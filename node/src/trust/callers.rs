@@ -80,11 +80,13 @@ pub(crate) struct CallingModule {
     module: ModuleName,
     /// The version of the policy that admits it to all methods of the other one; 0 where none is known to.
     admitted_by: AtomicU64,
+    /// The same of one that does not, so that each call has to be looked at.
+    asked_by: AtomicU64,
 }
 
 impl CallingModule {
     pub(crate) fn new(module: ModuleName) -> Self {
-        Self { module, admitted_by: AtomicU64::new(0) }
+        Self { module, admitted_by: AtomicU64::new(0), asked_by: AtomicU64::new(0) }
     }
 }
 
@@ -290,9 +292,12 @@ impl CallPolicy {
     ) -> Result<(), Refused> {
         // Before what it stands for: if that changes meanwhile, the next call looks again.
         let version = policy.version();
-        if policy.now().admits_to_all(&from.module, module) {
-            from.admitted_by.store(version, Ordering::Relaxed);
-            return Ok(());
+        if from.asked_by.load(Ordering::Relaxed) != version {
+            if policy.now().admits_to_all(&from.module, module) {
+                from.admitted_by.store(version, Ordering::Relaxed);
+                return Ok(());
+            }
+            from.asked_by.store(version, Ordering::Relaxed);
         }
         self.admits_module(&from.module, module, path)
     }

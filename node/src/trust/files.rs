@@ -228,6 +228,15 @@ mod tests {
         text.trim().parse().map_err(|error: std::num::ParseIntError| files[0].unusable(error.to_string()))
     }
 
+    /// A file with a 1 in it.
+    fn one() -> (tempfile::TempDir, PathBuf, FromFiles<u32>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        (folder, path, followed)
+    }
+
     #[test]
     fn what_cannot_be_used_is_told_and_not_put_in_force() {
         let folder = tempfile::tempdir().unwrap();
@@ -253,10 +262,7 @@ mod tests {
 
     #[test]
     fn what_should_have_been_replaced_stays_and_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("number");
-        fs::write(&path, "1").unwrap();
-        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        let (_folder, path, followed) = one();
         assert_eq!(Follows::overdue(&followed), None);
         let followed = followed.due(0, |number| Some(Duration::from_secs(u64::from(*number))));
         follow(&followed);
@@ -270,10 +276,7 @@ mod tests {
 
     #[test]
     fn what_changes_between_two_looks_is_not_put_in_force() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("number");
-        fs::write(&path, "1").unwrap();
-        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        let (_folder, path, followed) = one();
         // The beginning of what is written.
         fs::write(&path, "2").unwrap();
         followed.follow();
@@ -286,10 +289,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_gone_with_the_change_that_made_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("number");
-        fs::write(&path, "1").unwrap();
-        let followed = FromFiles::load(vec![File::new("a.b", &path)], number).unwrap();
+        let (_folder, path, followed) = one();
         fs::write(&path, "x").unwrap();
         follow(&followed);
         fs::write(&path, "1").unwrap();

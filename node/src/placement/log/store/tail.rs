@@ -64,11 +64,11 @@ impl Tail {
         let first = self.entries.front()?.0.log_id.index;
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
-            Bound::Excluded(before) => before + 1,
+            Bound::Excluded(before) => before.checked_add(1)?,
             Bound::Unbounded => return None,
         };
         let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
+            Bound::Included(last) => last.checked_add(1)?,
             Bound::Excluded(end) => *end,
             Bound::Unbounded => self.next()?,
         };
@@ -112,6 +112,7 @@ mod tests {
             assert_eq!(read(&tail, range.clone()), None, "{range:?}");
         }
         assert_eq!(read(&tail, ..6), None);
+        assert_eq!((read(&tail, 5..=u64::MAX), read(&tail, 9..)), (None, Some(vec![])));
         assert_eq!(read(&Tail::default(), 0..0), None);
     }
 
