@@ -27,21 +27,23 @@ fn ask() -> Request<Ask> {
     Request::new(Ask { payload: vec![0; 100], ..Ask::default() })
 }
 
-/// Allocations and bytes of a thousand calls. Each is over at its first poll, so that nothing else can run.
+/// Allocations and bytes of a thousand calls. Each is over at its first poll, so that no other task can run. Threads of the
+/// node's own can, such as the one that watches its clocks, and are counted too: the least of several counts is the calls'.
 fn allocated<F: Future<Output = Result<Response<Answer>, Status>>>(call: impl Fn() -> F) -> (usize, usize) {
     let run = || call().now_or_never().expect("an echo does not wait").expect("an echo does not fail");
     run();
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..1000 {
-        run();
-    }
-    let change = region.change();
-    (change.allocations + change.reallocations, change.bytes_allocated)
+    let counted = (0..10).map(|_| {
+        let region = Region::new(ALLOCATOR);
+        (0..1000).for_each(|_| drop(run()));
+        let change = region.change();
+        (change.allocations + change.reallocations, change.bytes_allocated)
+    });
+    counted.min().expect("there are some")
 }
 
 #[test]
 fn a_local_call_allocates_what_the_trait_call_does() {
-    // One thread, which runs only when it is told to: nobody else allocates during the count.
+    // One thread, which runs only when it is told to: no task allocates during the count.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let factory = || async { Ok::<_, BoxError>(RelayServer::new(Echo)) };
     let app = App::new("echo", "1").module("echo", factory);
