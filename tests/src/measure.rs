@@ -2,13 +2,16 @@
 
 use std::{
     process::{Child, Command},
+    sync::Arc,
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use outpost::{App, BoxError, Config};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
@@ -120,7 +123,8 @@ pub struct Loaded {
 /// # Panics
 /// When a call fails.
 pub async fn load(channels: &[Channel], in_flight: usize, bytes: usize, time: Duration) -> Loaded {
-    let call = |which: usize| {
+    let channels = channels.to_vec();
+    let call = move |which: usize| {
         let mut client = RelayClient::new(channels[which % channels.len()].clone());
         async move {
             client.unary(ask(bytes)).await.expect("an answer");
@@ -129,25 +133,29 @@ pub async fn load(channels: &[Channel], in_flight: usize, bytes: usize, time: Du
     drive(in_flight, time, call).await
 }
 
-/// Makes calls for a while, so many at a time. A call is told which of those it is.
-pub async fn drive<F: Future<Output = ()>>(in_flight: usize, time: Duration, make: impl Fn(usize) -> F) -> Loaded {
-    let call = |which: usize| {
-        let called = make(which);
+/// Makes calls for a while, so many at a time, each by a task, as modules make theirs. A call is told which of those it is.
+///
+/// # Panics
+/// When a call does.
+pub async fn drive<F>(in_flight: usize, time: Duration, make: impl Fn(usize) -> F + Send + Sync + 'static) -> Loaded
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (make, began) = (Arc::new(make), Instant::now());
+    let calling = |which: usize| {
+        let make = Arc::clone(&make);
         async move {
-            let sent = Instant::now();
-            called.await;
-            (which, sent.elapsed())
+            let mut took = Vec::new();
+            while began.elapsed() < time {
+                let sent = Instant::now();
+                make(which).await;
+                took.push(sent.elapsed().as_secs_f64() * 1e6);
+            }
+            took
         }
     };
-    let began = Instant::now();
-    let mut took = Vec::new();
-    let mut calls: FuturesUnordered<_> = (0..in_flight).map(call).collect();
-    while let Some((which, latency)) = calls.next().await {
-        took.push(latency.as_secs_f64() * 1e6);
-        if began.elapsed() < time {
-            calls.push(call(which));
-        }
-    }
+    let calls: JoinSet<Vec<f64>> = (0..in_flight).map(calling).collect();
+    let took: Vec<f64> = calls.join_all().await.concat();
     let (elapsed, calls) = (began.elapsed(), took.len() as u32);
     let rate = f64::from(calls) / elapsed.as_secs_f64();
     let p50 = median(took.iter().copied());

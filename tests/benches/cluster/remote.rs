@@ -193,16 +193,20 @@ async fn sample(measured: &Measured, bytes: usize, in_flight: usize, time: Durat
         match &measured.way {
             Way::Tonic(channel) => load(std::slice::from_ref(channel), in_flight, bytes, time).await,
             Way::Link(handle) => {
-                drive(in_flight, time, |_| async move {
-                    handle.unary(ask(bytes)).await.expect("an answer");
-                })
-                .await
+                let handle = handle.clone();
+                let call = move |_| {
+                    let handle = handle.clone();
+                    async move { drop(handle.unary(ask(bytes)).await.expect("an answer")) }
+                };
+                drive(in_flight, time, call).await
             }
             Way::Tarpc(client) => {
-                drive(in_flight, time, |_| async move {
-                    client.echo(context::current(), vec![7; bytes]).await.expect("an answer");
-                })
-                .await
+                let client = client.clone();
+                let call = move |_| {
+                    let client = client.clone();
+                    async move { drop(client.echo(context::current(), vec![7; bytes]).await.expect("an answer")) }
+                };
+                drive(in_flight, time, call).await
             }
         }
     };

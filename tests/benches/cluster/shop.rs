@@ -211,7 +211,8 @@ impl Shop {
         let pids: Vec<u32> = self.processes.iter().map(|process| process.0.id()).collect();
         let cpu = || pids.iter().map(|pid| cpu_of(*pid)).sum::<Duration>();
         let before = cpu();
-        let loaded = drive(BUYERS, time, |which| self.buyers[which].clone().buy()).await;
+        let buyers = self.buyers.clone();
+        let loaded = drive(BUYERS, time, move |which| buyers[which].clone().buy()).await;
         let spent = (cpu() - before).as_secs_f64();
         let resident = self.processes.iter().map(|process| process.resident_kib() as f64 / 1024.0).sum();
         self.samples.push(Sample { loaded, a_cpu_second: f64::from(loaded.calls) / spent, resident });

@@ -221,7 +221,8 @@ struct Measured {
 
 impl Measured {
     async fn sample(&self, shape: &Shape, kind: Kind, time: Duration) -> Sample {
-        let call = |_| self.way.clone().call(kind, shape.bytes, shape.messages(kind));
+        let (way, bytes, messages) = (self.way.clone(), shape.bytes, shape.messages(kind));
+        let call = move |_| way.clone().call(kind, bytes, messages);
         Sample::of(self.server, drive(shape.calls(kind), time, call)).await
     }
 }
