@@ -20,6 +20,8 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::together::Turn;
+
 /// What is gathered at the most. A larger write does not gain from it, and would be copied.
 const MOST: usize = 16 << 10;
 /// How many flushes go out at once, at the most, before it is tried again whether it is worth to wait.
@@ -35,6 +37,7 @@ pin_project! {
         written: usize,
         waiting: Option<usize>,
         habit: Habit,
+        turn: Option<Turn>,
     }
 }
 
@@ -61,8 +64,9 @@ impl Habit {
 }
 
 impl<S> Gathered<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, buffer: Vec::new(), written: 0, waiting: None, habit: Habit::default() }
+    /// `turn` is of whoever polls the connection, if that has one.
+    pub(crate) fn new(stream: S, turn: Option<Turn>) -> Self {
+        Self { stream, buffer: Vec::new(), written: 0, waiting: None, habit: Habit::default(), turn }
     }
 }
 
@@ -130,8 +134,19 @@ impl<S: AsyncWrite> AsyncWrite for Gathered<S> {
         let this = self.as_mut().project();
         // Once a part of it was written, there is nothing left to wait for.
         if !this.buffer.is_empty() && *this.written == 0 && this.waiting.is_none() && this.habit.waits() {
-            *this.waiting = Some(this.buffer.len());
-            cx.waker().wake_by_ref();
+            let waits = match this.turn {
+                Some(turn) => turn.wait(cx),
+                None => {
+                    cx.waker().wake_by_ref();
+                    true
+                }
+            };
+            if waits {
+                *this.waiting = Some(this.buffer.len());
+                return Poll::Pending;
+            }
+        } else if this.turn.as_ref().is_some_and(Turn::is_awaited) {
+            // It is polled for something else.
             return Poll::Pending;
         }
         ready!(self.as_mut().poll_empty(cx))?;
@@ -173,7 +188,7 @@ mod tests {
     }
 
     fn slow(most: usize) -> Gathered<Slow> {
-        Gathered::new(Slow { wrote: Vec::new(), most })
+        Gathered::new(Slow { wrote: Vec::new(), most }, None)
     }
 
     #[tokio::test]
@@ -219,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_flush_comes_to_its_end_by_itself() {
         let (near, mut far) = tokio::io::duplex(64);
-        let mut stream = Gathered::new(near);
+        let mut stream = Gathered::new(near, None);
         stream.write_all(b"word").await.unwrap();
         stream.flush().await.unwrap();
         let mut read = [0; 4];

@@ -14,10 +14,9 @@ mod watched;
 
 use std::{
     fmt,
-    future::pending,
+    future::{pending, poll_fn},
     io,
     net::SocketAddr,
-    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -27,8 +26,9 @@ use std::{
 
 pub(crate) use front::Front;
 use front::{Callers, Ending};
+use futures_util::FutureExt as _;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -45,6 +45,7 @@ use crate::{
     config::IngressSettings,
     gather::Gathered,
     net::{TcpListener, TcpStream},
+    together::{Inward, Streams, Together, Turn},
     trust::{Accepted, Acceptor, Passes, Until},
 };
 
@@ -85,11 +86,9 @@ impl Server {
         let (connections, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let connection = Connection {
             written: Arc::clone(&written),
-            http: http(settings, front.callers()),
+            settings: Arc::new(settings.clone()),
             tls,
             front: front.clone(),
-            handshake_timeout: settings.handshake_timeout.get(),
-            preface_timeout: settings.preface_timeout.get(),
             stopping: stopping.clone(),
             cut: cut.clone(),
             refusals: Arc::default(),
@@ -130,8 +129,8 @@ async fn ended(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-fn http(settings: &IngressSettings, callers: Callers) -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
+fn http(settings: &IngressSettings, callers: Callers, streams: Streams) -> auto::Builder<Streams> {
+    let mut http = auto::Builder::new(streams);
     let header_list = u32::try_from(settings.max_header_list_size.bytes()).unwrap_or(u32::MAX);
     http.http2()
         .timer(TokioTimer::new())
@@ -253,11 +252,9 @@ impl Seldom {
 /// What each connection is served with.
 #[derive(Clone)]
 struct Connection {
-    http: auto::Builder<TokioExecutor>,
+    settings: Arc<IngressSettings>,
     tls: Option<Acceptor>,
     front: Front,
-    handshake_timeout: Duration,
-    preface_timeout: Duration,
     written: Arc<AtomicUsize>,
     stopping: CancellationToken,
     cut: CancellationToken,
@@ -272,7 +269,7 @@ impl Connection {
         }
         let peer_address = stream.connect_info().remote_addr();
         let Some(acceptor) = &self.tls else { return self.serve_http(stream, None, Until::default()).await };
-        let handshake = tokio::time::timeout(self.handshake_timeout, acceptor.accept(stream));
+        let handshake = tokio::time::timeout(self.settings.handshake_timeout.get(), acceptor.accept(stream));
         match self.cut.run_until_cancelled(handshake).await {
             Some(Ok(Ok((stream, accepted, until)))) => self.serve_http(stream, accepted, until).await,
             Some(Ok(Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -292,16 +289,19 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let ending = Ending::default();
-        let service = self.front.for_connection(stream.connect_info(), accepted, ending.clone());
-        let stream = Watched::new(stream, self.preface_timeout, self.written);
-        let stream = TokioIo::new(Gathered::new(stream));
-        let mut connection = pin!(self.http.serve_connection(stream, service));
+        let (ending, streams, turn) = (Ending::default(), Streams::default(), Turn::default());
+        let service =
+            self.front.for_connection(stream.connect_info(), accepted, ending.clone(), (streams.clone(), turn.clone()));
+        let stream = Watched::new(stream, self.settings.preface_timeout.get(), self.written);
+        let stream = TokioIo::new(Gathered::new(stream, Some(turn.clone())));
+        let http = http(&self.settings, self.front.callers(), streams.clone());
+        let inward = Inward::with(turn);
+        let mut connection = Together::new(http.serve_connection(stream, service), streams);
         let mut told = false;
         loop {
             let stopping = async { if told { pending().await } else { self.stopping.cancelled().await } };
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = poll_fn(|cx| inward.poll(cx, |cx| connection.poll_unpin(cx))) => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a connection ended with an error");
                     }
@@ -310,8 +310,8 @@ impl Connection {
                 () = self.cut.cancelled() => return,
                 passes = until.passes() => match passes {
                     Passes::Renew | Passes::NoMore => {
-                        ending.0.cancel();
-                        connection.as_mut().graceful_shutdown();
+                        ending.give();
+                        connection.connection().into_iter().for_each(auto::Connection::graceful_shutdown);
                     }
                     Passes::Over => {
                         tracing::info!("closed a connection, since a certificate that was shown on it is not good any more");
@@ -320,7 +320,7 @@ impl Connection {
                 },
                 () = stopping => {
                     told = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.connection().into_iter().for_each(auto::Connection::graceful_shutdown);
                 }
             }
         }

@@ -52,6 +52,7 @@ mod reflection;
 pub mod simulation;
 mod status;
 mod telemetry;
+mod together;
 mod trust;
 
 pub use app::App;

@@ -10,16 +10,18 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
+use futures_util::StreamExt as _;
 use outpost_proto::cluster::v1::{
     CarriedAnswer, CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response,
 };
 use tokio::{sync::oneshot, task::coop::consume_budget};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::Stream;
 use tonic::Status;
 
 /// How many calls may be under way in a stream. What is more gets a stream for each call, as without this.
@@ -53,7 +55,8 @@ struct Calls {
     /// How many frames have been put into the outbox, and how many were taken out.
     put: u64,
     taken: u64,
-    waiting: HashMap<u64, Waiting>,
+    /// In an order that is the same in each run.
+    waiting: HashMap<u64, Waiting, foldhash::fast::FixedState>,
     /// Answers that wait at the other node, for as long as this stream goes on.
     parcels: usize,
     /// Of the connection, when it waits for a frame.
@@ -116,39 +119,51 @@ impl Carrier {
 
     /// Takes answers until there are no more. Returns why.
     pub(crate) async fn take(&self, mut answers: impl Stream<Item = Result<CarryResponse, Status>> + Unpin) -> String {
-        let mut last = None;
-        let why = loop {
+        let (mut arrived, mut last) = (Vec::new(), None);
+        let why = 'taking: loop {
             // Other tasks get their turn however many answers there are.
             consume_budget().await;
-            match answers.next().await {
-                Some(Ok(CarryResponse { frame: Some(frame) })) => match frame {
-                    carry_response::Frame::Answer(answer) => {
-                        self.end(answer.id, Ended::Answered(answer));
-                    }
-                    carry_response::Frame::Parcel(CarriedParcel { id, token }) => {
+            let over = poll_fn(|cx| poll_arrived(&mut answers, &mut arrived, cx)).await;
+            let mut ended = Vec::with_capacity(arrived.len());
+            for answer in arrived.drain(..) {
+                match answer.map(|response| response.frame) {
+                    Ok(Some(carry_response::Frame::Answer(answer))) => ended.push((answer.id, Ended::Answered(answer))),
+                    Ok(Some(carry_response::Frame::Parcel(CarriedParcel { id, token }))) => {
                         self.lock().parcels += 1;
                         let unfetched = Unfetched { carrier: self.clone(), id, fetched: false };
-                        self.end(id, Ended::Parcel { token, unfetched });
+                        ended.push((id, Ended::Parcel { token, unfetched }));
                     }
-                    carry_response::Frame::Last(id) => {
+                    Ok(Some(carry_response::Frame::Last(id))) => {
+                        self.end(std::mem::take(&mut ended));
                         last = Some(id);
                         self.end_after(id);
                     }
-                },
-                // Of a later version.
-                Some(Ok(CarryResponse { frame: None })) => {}
-                None => break "the other node ended the stream".to_owned(),
-                Some(Err(status)) => break status.message().to_owned(),
+                    // Of a later version.
+                    Ok(None) => {}
+                    Err(status) => {
+                        self.end(ended);
+                        break 'taking status.message().to_owned();
+                    }
+                }
+            }
+            self.end(ended);
+            if over {
+                break "the other node ended the stream".to_owned();
             }
         };
         self.close(last, &why);
         why
     }
 
-    fn end(&self, id: u64, ended: Ended) {
-        let waiting = self.change(|calls| calls.waiting.remove(&id));
-        // It may have been given up in this moment.
-        let _ = waiting.map(|waiting| waiting.answer.send(ended));
+    /// Ends calls, and only then wakes their callers, one right after the other: for each that is woken alone, the scheduler
+    /// would wake a thread to share in the work.
+    fn end(&self, ended: Vec<(u64, Ended)>) {
+        let ended: Vec<_> =
+            self.change(|calls| ended.into_iter().map(|(id, ended)| (calls.waiting.remove(&id), ended)).collect());
+        for (waiting, ended) in ended {
+            // It may have been given up in this moment.
+            let _ = waiting.map(|waiting| waiting.answer.send(ended));
+        }
     }
 
     /// The other node takes no calls after this one.
@@ -208,6 +223,19 @@ impl Carrier {
     fn lock(&self) -> MutexGuard<'_, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// All that has arrived, up to as many as there may be calls. Whether there will be no more.
+fn poll_arrived<T>(answers: &mut (impl Stream<Item = T> + Unpin), to: &mut Vec<T>, cx: &mut Context<'_>) -> Poll<bool> {
+    while to.len() < MOST_WAITING {
+        match answers.poll_next_unpin(cx) {
+            Poll::Ready(Some(answer)) => to.push(answer),
+            Poll::Ready(None) => return Poll::Ready(true),
+            Poll::Pending if to.is_empty() => return Poll::Pending,
+            Poll::Pending => break,
+        }
+    }
+    Poll::Ready(false)
 }
 
 impl Calls {

@@ -11,6 +11,7 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::pin,
@@ -26,7 +27,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header, uri, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use outpost_proto::cluster::v1::{CarriedAnswer, CarriedCall, link_client::LinkClient};
 use tokio::{
     sync::{Notify, watch},
@@ -46,6 +47,7 @@ use crate::simulation;
 use crate::{
     gather::Gathered,
     id::NodeId,
+    together::{Inward, Streams, Together, Turn},
     trust::{Passes, Trust, Until},
 };
 
@@ -67,6 +69,8 @@ pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Where answers are that were too large to be carried: see `link.proto`.
 pub(crate) const PARCELS: &str = "/outpost.cluster.v1.Parcels/";
+/// The method whose streams carry calls.
+pub(crate) const CARRY: &str = "/outpost.cluster.v1.Link/Carry";
 
 type Sender = http2::SendRequest<Body>;
 
@@ -383,20 +387,21 @@ impl<T: Clone> Kept<T> {
                     last.take().into_iter().for_each(retire);
                     let ended = loop {
                         tokio::select! {
+                            // The connection last, which may always have something to do.
                             biased;
-                            // Of a panic no more is known than that the connection is gone.
-                            error = AssertUnwindSafe(&mut connection).catch_unwind() => {
-                                break Used::Ended(error.unwrap_or(None));
-                            }
-                            Some(()) = leaving.next() => {}
                             passes = until.passes() => break match passes {
                                 Passes::Renew => Used::Renew,
                                 Passes::NoMore | Passes::Over => Used::NoMore,
                             },
+                            Some(()) = leaving.next() => {}
                             // The peer wants no more calls, and has some of before.
                             () = self.wanted.notified() => if !is_good(&up) {
                                 break Used::NoMore;
                             },
+                            // Of a panic no more is known than that the connection is gone.
+                            error = AssertUnwindSafe(&mut connection).catch_unwind() => {
+                                break Used::Ended(error.unwrap_or(None));
+                            }
                         }
                     };
                     let lasted = since.elapsed() >= LONGEST_PAUSE;
@@ -515,7 +520,7 @@ type Connecting<'a, T> = BoxFuture<'a, Result<Made<T>, String>>;
 
 /// Makes a connection for streams of one call each.
 fn connect_streams(link: &Link) -> Connecting<'_, Sender> {
-    connect(link).boxed()
+    connect(link, Streams::default(), None).boxed()
 }
 
 /// Makes a connection for a stream that carries many calls; none such where the peer does not know of it.
@@ -524,7 +529,11 @@ fn connect_carrier(link: &Link) -> Connecting<'_, Option<Carrier>> {
 }
 
 async fn open_carrier(link: &Link) -> Result<Made<Option<Carrier>>, String> {
-    let Made { up: sender, mut connection, until } = connect(link).await?;
+    // Those whose calls were answered have others to make.
+    let turn = Turn::default();
+    let opened = connect(link, Streams::staying(), Some(turn.clone())).await?;
+    let Made { up: sender, mut connection, until } = opened;
+    let inward = Inward::with(turn);
     let carrier = Carrier::default();
     let origin = Uri::builder().scheme("http").authority(link.address.to_string()).path_and_query("/").build();
     let mut client = LinkClient::with_origin(Over(sender), origin.map_err(|error| error.to_string())?);
@@ -534,12 +543,15 @@ async fn open_carrier(link: &Link) -> Result<Made<Option<Carrier>>, String> {
             Ok(Ok(answers)) => answers.into_inner(),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 // Kept, so that its end tells when there may be another version of the node.
-                return Ok(Made { up: None, connection: holding(client, connection).boxed(), until });
+                let connection = inward.around(holding(client, connection)).boxed();
+                return Ok(Made { up: None, connection, until });
             }
             Ok(Err(status)) => return Err(status.message().to_owned()),
             Err(_) => return Err(format!("no answer within {}", humantime::format_duration(CONNECT_LIMIT))),
         },
-        error = &mut connection => return Err(error.unwrap_or_else(|| "the connection ended".to_owned())),
+        error = poll_fn(|cx| inward.poll(cx, |cx| connection.poll_unpin(cx))) => {
+            return Err(error.unwrap_or_else(|| "the connection ended".to_owned()));
+        }
     };
     let mut connection = holding(client, connection).boxed();
     // However it ends, with the node too, no call waits for it.
@@ -560,7 +572,7 @@ async fn open_carrier(link: &Link) -> Result<Made<Option<Carrier>>, String> {
         carrier.close(None, &why);
         Some(why)
     };
-    Ok(Made { up: Some(carrier), connection: running.boxed(), until })
+    Ok(Made { up: Some(carrier), connection: inward.around(running).boxed(), until })
 }
 
 /// A connection that nobody can send a request on ends.
@@ -596,21 +608,22 @@ impl tower::Service<slot::Request> for Over {
     }
 }
 
-async fn connect(link: &Link) -> Result<Made<Sender>, String> {
+async fn connect(link: &Link, streams: Streams, turn: Option<Turn>) -> Result<Made<Sender>, String> {
     let connecting = async {
         let connected = link.trust.connect(link.address, Some(&link.node)).await;
         let (stream, until) = connected.map_err(|error| error.to_string())?;
-        let (up, connection) = http2::Builder::new(TokioExecutor::new())
+        let (up, connection) = http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PROBE_AFTER)
             .keep_alive_timeout(PROBE_LIMIT)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(Gathered::new(stream)))
+            .handshake(TokioIo::new(Gathered::new(stream, turn)))
             .await
             .map_err(|error| error.to_string())?;
-        let connection = connection.map(|ended| ended.err().map(|error| error.to_string())).boxed();
+        let connection =
+            Together::new(connection, streams).map(|ended| ended.err().map(|error| error.to_string())).boxed();
         Ok(Made { up, connection, until })
     };
     match timeout(CONNECT_LIMIT, connecting).await {

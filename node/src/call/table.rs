@@ -8,7 +8,7 @@ use crate::status::CallError;
 /// The services of a node. Does not change while the node runs: what changes is in the slots.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    slots: HashMap<String, Arc<Slot>>,
+    slots: HashMap<String, Arc<Slot>, foldhash::fast::FixedState>,
 }
 
 impl Table {

@@ -4,7 +4,7 @@
 //! to fetch it on one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -12,18 +12,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture, task::AtomicWaker};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::StatusCode;
 use outpost_proto::cluster::v1::{
     CarriedCall, CarriedParcel, CarryRequest, CarryResponse, carry_request, carry_response, link_server::Link,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::{coop::consume_budget, yield_now},
+    sync::oneshot,
     time::{Instant, timeout},
 };
 use tokio_stream::Stream;
@@ -34,18 +33,26 @@ use super::front::{Ending, Front};
 use crate::{
     call::{frame, link::PARCELS},
     status::CallError,
+    together::Inward,
 };
 
 /// How many calls of one stream run at a time. What is more is not read.
 const MOST_RUNNING: usize = 4096;
 /// How many answers may wait for the connection.
 const QUEUE: usize = 1024;
-/// A call that computes for so long before it first waits holds up those behind it: ...
+/// Calls that compute for so long before they first wait, two in a row, hold up those behind them: ...
 const SLOW: Duration = Duration::from_micros(100);
-/// ... as many calls of its method do not, for each time that.
+/// ... as one does that takes so long: no thread waits for a core for that long, nor may anybody for an answer; ...
+const FAR_TOO_SLOW: Duration = Duration::from_millis(1);
+/// ... as many calls of their method do not, for each time that.
 const SPARED: u64 = 1024;
+/// After calls have taken so long, or after so many of them, what is answered goes out: the other node has something to do
+/// while this one goes on.
+const SLICE: Duration = Duration::from_micros(20);
+const AT_ONCE: usize = 64;
 /// How many methods are kept in mind for that.
 const MOST_SLOW: usize = 1024;
+const MOST_SUSPECTS: usize = 4;
 /// How long an answer waits to be fetched.
 const KEEP: Duration = Duration::from_secs(10);
 
@@ -76,11 +83,11 @@ impl Parcels {
     }
 
     /// Keeps an answer until it is fetched, or for a while. Tells its token.
-    async fn keep(&self, response: http::Response<Body>, tell: impl AsyncFnOnce(u64)) {
+    async fn keep(&self, response: http::Response<Body>, tell: impl FnOnce(u64)) {
         let (sender, fetched) = oneshot::channel();
         let parcel = Parcel { parcels: self, token: rand::random() };
         self.lock().insert(parcel.token, (response, sender));
-        tell(parcel.token).await;
+        tell(parcel.token);
         let _ = timeout(KEEP, fetched).await;
     }
 
@@ -106,11 +113,12 @@ impl Drop for Parcel<'_> {
 #[derive(Debug)]
 pub(crate) struct Carried {
     front: Arc<Front>,
+    slow: Slow,
 }
 
 impl Carried {
     pub(crate) fn new(front: Front) -> Self {
-        Self { front: Arc::new(front) }
+        Self { front: Arc::new(front), slow: Slow::default() }
     }
 }
 
@@ -119,48 +127,96 @@ impl Link for Carried {
     type CarryStream = Answers;
 
     async fn carry(&self, request: Request<Streaming<CarryRequest>>) -> Result<Response<Answers>, Status> {
-        let (to, answers) = mpsc::channel(QUEUE);
+        let outgoing = Outgoing::default();
         let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
-        let serving = serve(request.into_inner(), Arc::clone(&self.front), ending, to).boxed();
-        Ok(Response::new(Answers::new(answers, serving)))
+        let quick = Quick { slow: self.slow.clone(), ..Quick::default() };
+        let serving = serve(request.into_inner(), Arc::clone(&self.front), quick, ending, outgoing.clone()).boxed();
+        Ok(Response::new(Answers::new(outgoing, serving)))
+    }
+}
+
+/// Answers that wait for the connection. Cheap to clone.
+///
+/// Not a channel of tokio: each of its answers would take of the budget that is the module's.
+#[derive(Debug, Clone, Default)]
+struct Outgoing(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    answers: VecDeque<carry_response::Frame>,
+    /// Of the stream, when it waits for an answer.
+    stream: Option<Waker>,
+    /// Of who reads calls, when there are too many answers for more.
+    reader: Option<Waker>,
+}
+
+impl Outgoing {
+    /// Puts an answer in line; there is one for each call at the most, and no call is read where there are too many.
+    fn put(&self, answer: carry_response::Frame) {
+        let stream = {
+            let mut queue = self.lock();
+            queue.answers.push_back(answer);
+            queue.stream.take()
+        };
+        stream.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until the connection has taken enough of them.
+    async fn room(&self) {
+        poll_fn(|cx| {
+            let mut queue = self.lock();
+            if queue.answers.len() < QUEUE {
+                return Poll::Ready(());
+            }
+            queue.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The next one, if there is one.
+    fn take(&self) -> Option<carry_response::Frame> {
+        let (answer, reader) = {
+            let mut queue = self.lock();
+            let answer = queue.answers.pop_front()?;
+            (answer, if queue.answers.len() < QUEUE { queue.reader.take() } else { None })
+        };
+        reader.into_iter().for_each(Waker::wake);
+        Some(answer)
+    }
+
+    /// Has the stream woken when there is one, which may be now.
+    fn listen(&self, cx: &Context<'_>) {
+        let mut queue = self.lock();
+        if queue.answers.is_empty() {
+            queue.stream = Some(cx.waker().clone());
+        } else {
+            drop(queue);
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The stream of answers. Dropping it ends the calls.
 pub(crate) struct Answers {
-    answers: mpsc::Receiver<CarryResponse>,
+    answers: Outgoing,
     /// Reads calls, and runs those that do not wait: here, so that their answers are where they are sent from.
     serving: Option<BoxFuture<'static, ()>>,
     /// It was polled, and what it has answered is not on its way yet.
     polled: bool,
-    /// Rung when it has something to do.
-    bell: Arc<Bell>,
-    waker: Waker,
-}
-
-/// Knows that it was rung, however often the task that listens was polled for something else meanwhile.
-#[derive(Default)]
-struct Bell {
-    rung: AtomicBool,
-    listener: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        self.listener.wake();
-    }
+    /// There was an answer since nothing was ready the last time.
+    answered: bool,
+    /// Of `serving`.
+    inward: Inward,
 }
 
 impl Answers {
-    fn new(answers: mpsc::Receiver<CarryResponse>, serving: BoxFuture<'static, ()>) -> Self {
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
-        Self { answers, serving: Some(serving), polled: false, bell, waker }
+    fn new(answers: Outgoing, serving: BoxFuture<'static, ()>) -> Self {
+        Self { answers, serving: Some(serving), polled: false, answered: false, inward: Inward::new() }
     }
 }
 
@@ -169,60 +225,58 @@ impl Stream for Answers {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        this.bell.listener.register(cx.waker());
+        this.inward.listen(cx);
         loop {
             // What is there goes out before more is read: where nothing is ready, the connection sends what it has.
-            if let Poll::Ready(answer) = this.answers.poll_recv(cx) {
-                return Poll::Ready(answer.map(Ok));
+            if let Some(answer) = this.answers.take() {
+                this.answered = true;
+                return Poll::Ready(Some(Ok(CarryResponse { frame: Some(answer) })));
             }
+            // tonic's encoder gives out what it has, and asks again; so that the connection has its turn, nothing is ready then
+            // either.
+            if std::mem::take(&mut this.answered) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // With it, those that run.
+            let Some(serving) = &mut this.serving else { return Poll::Ready(None) };
             if std::mem::replace(&mut this.polled, true) {
                 this.polled = false;
                 // The task may have heard the bell while it waited for room on the connection, and not have come here.
-                if this.bell.rung.load(Ordering::Acquire) {
+                if this.inward.is_rung() {
                     cx.waker().wake_by_ref();
                 }
+                this.answers.listen(cx);
                 return Poll::Pending;
             }
-            if let Some(serving) = &mut this.serving {
-                this.bell.rung.store(false, Ordering::Release);
-                if serving.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready() {
-                    this.serving = None;
-                }
+            if this.inward.poll_once(cx, |cx| serving.as_mut().poll(cx)).is_ready() {
+                this.serving = None;
             }
         }
     }
 }
 
-type Sender = mpsc::Sender<CarryResponse>;
-
-async fn send(to: &Sender, frame: carry_response::Frame) {
-    // The connection may be gone, and then all of this is about to be.
-    let _ = to.send(CarryResponse { frame: Some(frame) }).await;
-}
-
 /// Serves a stream until the other node ends it; or until this one takes no more calls, or none on this connection, and those
 /// that it has are over.
-async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(ending): Ending, to: Sender) {
+async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, mut quick: Quick, ending: Ending, to: Outgoing) {
     let mut running: JoinMap<u64, ()> = JoinMap::new();
-    let mut quick = Quick::default();
     let mut last = 0;
     let (mut open, mut told) = (true, false);
     loop {
-        // Other tasks get their turn however many calls there are.
-        consume_budget().await;
+        to.room().await;
         while let Some((id, ended)) = running.join_next().now_or_never().flatten() {
             if ended.is_err_and(|error| error.is_panic()) {
                 return panicked(id);
             }
         }
-        if !told && ending.is_cancelled() {
+        if !told && ending.is_given() {
             (open, told) = (false, true);
             // What comes after that is made elsewhere at once, however long the others take.
-            send(&to, carry_response::Frame::Last(last)).await;
+            to.put(carry_response::Frame::Last(last));
         }
         open = open && !front.refuses();
         if !open && running.is_empty() {
-            return send(&to, carry_response::Frame::Last(last)).await;
+            return to.put(carry_response::Frame::Last(last));
         }
         tokio::select! {
             // While calls come, nothing else is waited for: the rest was looked at above.
@@ -238,18 +292,18 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(end
                     let mut call = Box::pin(run(call, Arc::clone(&front), to.clone()));
                     if slow {
                         running.spawn(id, call);
-                        continue;
-                    }
-                    match poll_fn(|cx| Poll::Ready(quick.begin(&path, call.as_mut(), cx))).await {
-                        Ok(Poll::Ready(())) => {}
-                        // A task is for calls that wait for something.
-                        Ok(Poll::Pending) => {
-                            running.spawn(id, call);
+                    } else {
+                        match poll_fn(|cx| Poll::Ready(quick.begin(&path, call.as_mut(), cx))).await {
+                            Ok(Poll::Ready(())) => {}
+                            // A task is for calls that wait for something.
+                            Ok(Poll::Pending) => {
+                                running.spawn(id, call);
+                            }
+                            Err(_) => return panicked(id),
                         }
-                        Err(_) => return panicked(id),
                     }
                     if quick.is_full() {
-                        yield_now().await;
+                        once_more().await;
                     }
                 }
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Cancelled(id)) })) => {
@@ -263,9 +317,22 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, Ending(end
             // Who waits for the end of a call pays for it.
             Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
             () = front.refusing(), if open => {}
-            () = ending.cancelled(), if !told => {}
+            () = ending.given(), if !told => {}
         }
     }
+}
+
+/// Lets what is answered go out. How often, before other tasks have their turn, who polls the connection knows.
+async fn once_more() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A module's panic was caught before. With the end of the stream its caller hears that nobody knows.
@@ -273,27 +340,62 @@ fn panicked(call: u64) {
     tracing::error!(call, "a call that another node carried here panicked");
 }
 
+/// How many calls of these methods are still to be begun elsewhere, whichever connection brings them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+struct Slow(Arc<Methods>);
+
+#[derive(Debug, Default)]
+struct Methods {
+    any: AtomicBool,
+    spared: Mutex<HashMap<Box<[u8]>, u64>>,
+}
+
+impl Slow {
+    /// Whether one more of them is.
+    fn spares<'a>(&self, method: impl FnOnce() -> &'a [u8]) -> bool {
+        // Nearly always there are none.
+        if !self.0.any.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (method, mut spared) = (method(), self.lock());
+        let Some(left) = spared.get_mut(method) else { return false };
+        *left -= 1;
+        if *left == 0 {
+            spared.remove(method);
+            self.0.any.store(!spared.is_empty(), Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn spare(&self, method: &[u8], times: u64) {
+        let mut spared = self.lock();
+        if spared.len() < MOST_SLOW {
+            spared.insert(method.into(), times);
+            self.0.any.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, u64>> {
+        self.0.spared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Begins calls where their stream is read, and knows which should not be: as long as one computes, nobody reads on.
 #[derive(Debug, Default)]
 struct Quick {
-    /// How many calls of these methods are still to be begun elsewhere.
-    slow: HashMap<Box<[u8]>, u64>,
-    /// What calls have taken since what was answered could go out.
+    slow: Slow,
+    /// Methods whose last call was slow, which may have been the thread's having to wait for a core.
+    suspects: Vec<Box<[u8]>>,
+    /// What calls have taken since what was answered could go out, and how many they were.
     spent: Duration,
+    begun: usize,
 }
 
 impl Quick {
     fn is_slow(&mut self, path: &[u8]) -> bool {
-        // Nearly always.
-        if self.slow.is_empty() {
-            return false;
-        }
-        let Some(left) = self.slow.get_mut(method(path)) else { return false };
-        *left -= 1;
-        if *left == 0 {
-            self.slow.remove(method(path));
-        }
-        true
+        let slow = self.slow.spares(|| method(path));
+        self.begun += usize::from(slow);
+        slow
     }
 
     /// Polls a call for the first time; a panic of its own is an error.
@@ -307,19 +409,32 @@ impl Quick {
         let polled = catch_unwind(AssertUnwindSafe(|| call.poll(cx)));
         let took = began.elapsed();
         self.spent += took;
-        if took >= SLOW && self.slow.len() < MOST_SLOW {
-            // In the long run, such a method costs those behind it as little as any other.
-            let times = u64::try_from(took.as_nanos() / SLOW.as_nanos()).unwrap_or(u64::MAX);
-            self.slow.insert(method(path).into(), times.saturating_mul(SPARED));
+        self.begun += 1;
+        if took >= SLOW || !self.suspects.is_empty() {
+            self.judge(method(path), took);
         }
         polled
     }
 
+    #[cold]
+    fn judge(&mut self, method: &[u8], took: Duration) {
+        let suspect = self.suspects.iter().position(|suspect| **suspect == *method);
+        let suspected = suspect.map(|suspect| self.suspects.remove(suspect)).is_some();
+        if suspected && took >= SLOW || took >= FAR_TOO_SLOW {
+            // In the long run, such a method costs those behind it as little as any other.
+            let times = u64::try_from(took.as_nanos() / SLOW.as_nanos()).unwrap_or(u64::MAX);
+            self.slow.spare(method, times.saturating_mul(SPARED));
+        } else if took >= SLOW {
+            self.suspects.truncate(MOST_SUSPECTS - 1);
+            self.suspects.insert(0, method.into());
+        }
+    }
+
     /// Whether it is time to let answers go out.
     fn is_full(&mut self) -> bool {
-        let full = self.spent >= SLOW;
+        let full = self.spent >= SLICE || self.begun >= AT_ONCE;
         if full {
-            self.spent = Duration::ZERO;
+            (self.spent, self.begun) = (Duration::ZERO, 0);
         }
         full
     }
@@ -330,12 +445,12 @@ fn method(path: &[u8]) -> &[u8] {
     path.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
-async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
+async fn run(call: CarriedCall, front: Arc<Front>, to: Outgoing) {
     let id = call.id;
     match front.enter(call) {
         // The call counts until its answer is on its way.
         Ok((inside, _in_flight)) => match inside.run().await {
-            Ok(answer) => send(&to, carry_response::Frame::Answer(answer)).await,
+            Ok(answer) => to.put(carry_response::Frame::Answer(answer)),
             Err(large) => keep(id, large, &front, &to).await,
         },
         Err(call) => run_long(call, front, to).await,
@@ -343,7 +458,7 @@ async fn run(call: CarriedCall, front: Arc<Front>, to: Sender) {
 }
 
 /// Runs a call that can't take the short way. Boxed, so that others do not carry its size.
-fn run_long(call: CarriedCall, front: Arc<Front>, to: Sender) -> BoxFuture<'static, ()> {
+fn run_long(call: CarriedCall, front: Arc<Front>, to: Outgoing) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let id = call.id;
         let response = match frame::request(call) {
@@ -354,16 +469,16 @@ fn run_long(call: CarriedCall, front: Arc<Front>, to: Sender) -> BoxFuture<'stat
         // Not only until the answer is read.
         let _in_flight = front.calls().token();
         match frame::whole(response).await {
-            Ok(reply) => send(&to, carry_response::Frame::Answer(frame::answer(id, reply))).await,
+            Ok(reply) => to.put(carry_response::Frame::Answer(frame::answer(id, reply))),
             Err(large) => keep(id, large, &front, &to).await,
         }
     })
 }
 
 /// Keeps an answer that is too large to be carried, and tells so.
-fn keep<'a>(id: u64, answer: Box<http::Response<Body>>, front: &'a Front, to: &'a Sender) -> BoxFuture<'a, ()> {
+fn keep<'a>(id: u64, answer: Box<http::Response<Body>>, front: &'a Front, to: &'a Outgoing) -> BoxFuture<'a, ()> {
     Box::pin(async move {
-        let tell = async |token| send(to, carry_response::Frame::Parcel(CarriedParcel { id, token })).await;
+        let tell = |token| to.put(carry_response::Frame::Parcel(CarriedParcel { id, token }));
         front.parcels().keep(*answer, tell).await;
     })
 }
@@ -373,7 +488,6 @@ mod tests {
     use std::{
         future::pending,
         net::{Ipv4Addr, SocketAddr},
-        sync::atomic::AtomicUsize,
     };
 
     use bytes::Bytes;
@@ -396,6 +510,7 @@ mod tests {
         id::NodeId,
         ingress::Server,
         net::TcpListener,
+        together::tests,
         trust::{
             Acceptor, Trust,
             realm::{self, Realm},
@@ -692,30 +807,104 @@ mod tests {
         assert!(matches!(ended, Err(Unanswered::NotSent(..) | Unanswered::NotRun(_))), "{ended:?}");
     }
 
-    /// Counts how often a task is woken.
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+    #[tokio::test]
+    async fn no_call_is_read_where_too_many_answers_wait() {
+        let answers = Outgoing::default();
+        let cx = &mut Context::from_waker(Waker::noop());
+        (0..QUEUE as u64).for_each(|id| answers.put(carry_response::Frame::Last(id)));
+        let mut room = std::pin::pin!(answers.room());
+        let (woken, waker) = tests::task();
+        assert!(room.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(answers.take(), Some(carry_response::Frame::Last(0)));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(room.as_mut().poll(cx).is_ready());
+        for id in 1..QUEUE as u64 {
+            assert_eq!(answers.take(), Some(carry_response::Frame::Last(id)));
         }
+        assert!(answers.take().is_none());
+        answers.listen(&Context::from_waker(&waker));
+        answers.put(carry_response::Frame::Last(0));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "the stream hears of the next one");
+    }
+
+    /// Encodes as a stream of answers is, without the bytes.
+    struct Nothing;
+
+    impl tonic::codec::Encoder for Nothing {
+        type Item = CarryResponse;
+        type Error = Status;
+
+        fn encode(&mut self, _: CarryResponse, to: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), Status> {
+            bytes::BufMut::put_u8(to, 0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_answered_goes_out_before_more_is_begun() {
+        let outgoing = Outgoing::default();
+        let (to, begun) = (outgoing.clone(), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+        let begins = Arc::clone(&begun);
+        let serving = async move {
+            for id in 1..=3 {
+                begins.store(id, Ordering::Relaxed);
+                to.put(carry_response::Frame::Last(id));
+                once_more().await;
+            }
+        };
+        let answers = Answers::new(outgoing, serving.boxed());
+        let body = tonic::codec::EncodeBody::new_server(
+            Nothing,
+            answers,
+            None,
+            tonic::codec::SingleMessageCompressionOverride::default(),
+            None,
+        );
+        let (mut body, (woken, waker)) = (std::pin::pin!(body), tests::task());
+        let cx = &mut Context::from_waker(&waker);
+        for slice in 1..=3 {
+            // As hyper reads a body: until nothing is ready.
+            let mut sent = 0;
+            while let Poll::Ready(Some(frame)) = http_body::Body::poll_frame(body.as_mut(), cx) {
+                sent += usize::from(frame.unwrap().is_data());
+            }
+            assert_eq!((sent, begun.load(Ordering::Relaxed)), (1, slice));
+            assert!(woken.0.swap(0, Ordering::Relaxed) > 0, "it is asked again");
+        }
+    }
+
+    #[test]
+    fn a_method_is_slow_when_two_calls_in_a_row_are() {
+        const METHOD: &[u8] = b"/a.B/C";
+        let mut quick = Quick::default();
+        for (took, slow) in [(2, false), (0, false), (2, false), (2, true)] {
+            quick.judge(METHOD, took * SLOW);
+            quick.judge(b"/a.B/Other", took * SLOW);
+            assert_eq!(quick.is_slow(METHOD), slow);
+        }
+        assert!(!quick.is_slow(b"/a.B/D"));
+        // One that another connection brings too.
+        let mut other = Quick { slow: quick.slow.clone(), ..Quick::default() };
+        let spared = (0..).take_while(|_| other.is_slow(METHOD)).count();
+        assert_eq!(spared as u64, 2 * SPARED - 1);
+        other.judge(METHOD, FAR_TOO_SLOW);
+        assert!(quick.is_slow(METHOD), "once is enough where it is that slow");
     }
 
     #[tokio::test]
     async fn calls_that_arrive_while_the_connection_is_full_are_read_once_it_is_not() {
-        let (to, answers) = mpsc::channel(QUEUE);
+        let answers = Outgoing::default();
+        let to = answers.clone();
         let arrived = Arc::new(tokio::sync::Notify::new());
         let arrives = Arc::clone(&arrived);
         let serving = async move {
-            to.send(CarryResponse::default()).await.unwrap();
+            to.put(carry_response::Frame::Last(1));
             arrives.notified().await;
-            to.send(CarryResponse::default()).await.unwrap();
+            to.put(carry_response::Frame::Last(2));
             pending().await
         };
         let mut answers = Answers::new(answers, serving.boxed());
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
+        let (woken, waker) = tests::task();
         let cx = &mut Context::from_waker(&waker);
         assert!(Pin::new(&mut answers).poll_next(cx).is_ready());
         // The connection has no room: its task wakes up, and does not ask for answers.
@@ -723,8 +912,10 @@ mod tests {
         arrived.notify_one();
         assert_eq!(woken.0.swap(0, Ordering::Relaxed), 1);
         // It has some again, and sends what it has first.
-        assert!(Pin::new(&mut answers).poll_next(cx).is_pending());
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "nobody would ever read the call");
+        for _ in 0..2 {
+            assert!(Pin::new(&mut answers).poll_next(cx).is_pending());
+            assert_eq!(woken.0.swap(0, Ordering::Relaxed), 1, "nobody would ever read the call");
+        }
         assert!(Pin::new(&mut answers).poll_next(cx).is_ready());
     }
 }

@@ -1,6 +1,14 @@
 //! From an HTTP request to a call.
 
-use std::{convert::Infallible, fmt, future::ready, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -21,6 +29,7 @@ use crate::{
     call::{
         caller::Held,
         counts::Origin,
+        link::CARRY,
         placed::{self, Arrival},
         serve,
         short::Inside,
@@ -28,6 +37,7 @@ use crate::{
         table::Table,
     },
     status::CallError,
+    together::{Streams, Turn},
     trust::{
         Accepted, Client,
         callers::{CallPolicy, Certified, Refused},
@@ -73,17 +83,17 @@ impl Front {
 
     /// Lets in no more calls of modules: who makes one hears that it did not run.
     pub(crate) fn refuse(&self) {
-        self.calls.refusing.cancel();
+        self.calls.refusing.give();
     }
 
     /// Whether it does not.
     pub(super) fn refuses(&self) -> bool {
-        self.calls.refusing.is_cancelled()
+        self.calls.refusing.is_given()
     }
 
     /// Ready once it does not.
     pub(super) async fn refusing(&self) {
-        self.calls.refusing.cancelled().await;
+        self.calls.refusing.given().await;
     }
 
     /// Serves a call that another node has carried here.
@@ -99,7 +109,7 @@ impl Front {
     /// Lets in a call that another node has carried here, or gives it back: see [`Inside::enter`].
     pub(super) fn enter(&self, call: CarriedCall) -> Result<(Inside, TaskTrackerToken), CarriedCall> {
         let entered = match str::from_utf8(&call.path).ok().and_then(|path| self.calls.table.find(path).ok()) {
-            Some(slot) if !slot.is_built_in() && !self.calls.refusing.is_cancelled() => {
+            Some(slot) if !slot.is_built_in() && !self.calls.refusing.is_given() => {
                 let path = call.path.clone();
                 Inside::enter(slot, str::from_utf8(&path).unwrap_or_default(), call)?
             }
@@ -125,17 +135,46 @@ impl Front {
 
     /// The service of one connection. `info` is what tonic knows as connect info: `Request::remote_addr` reads it.
     /// `accepted` is who is at its other end, where that is known; `ending` tells other nodes' calls of its end.
-    pub(super) fn for_connection<I>(&self, info: I, accepted: Option<Accepted>, ending: Ending) -> Connected<I>
+    /// The stream that takes many calls stays with the connection, by `streams`, and what it answers goes out at once.
+    pub(super) fn for_connection<I>(
+        &self,
+        info: I,
+        accepted: Option<Accepted>,
+        ending: Ending,
+        (streams, turn): (Streams, Turn),
+    ) -> Connected<I>
     where
         I: Clone + Send + Sync + 'static,
     {
-        Connected { front: self.clone(), info, accepted, ending }
+        Connected { front: self.clone(), info, accepted, ending, streams, turn }
     }
 }
 
-/// Cancelled once a connection is to have no more calls.
+/// Given once a connection is to have no more calls.
+pub(super) type Ending = Signal;
+
+/// Given once, and looked at with each call: without the lock that a token's look takes. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ending(pub(super) CancellationToken);
+pub(super) struct Signal {
+    given: Arc<AtomicBool>,
+    token: CancellationToken,
+}
+
+impl Signal {
+    pub(super) fn give(&self) {
+        self.given.store(true, Ordering::SeqCst);
+        self.token.cancel();
+    }
+
+    pub(super) fn is_given(&self) -> bool {
+        self.given.load(Ordering::SeqCst)
+    }
+
+    /// Ready once it is.
+    pub(super) async fn given(&self) {
+        self.token.cancelled().await;
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Connected<I> {
@@ -143,6 +182,8 @@ pub(super) struct Connected<I> {
     info: I,
     accepted: Option<Accepted>,
     ending: Ending,
+    streams: Streams,
+    turn: Turn,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>> for Connected<I> {
@@ -155,7 +196,13 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<Request<Incoming>
         // Of a call that another node passes on, that node is not the caller.
         match self.front.callers() {
             Callers::Clients => drop(request.extensions_mut().insert(self.info.clone())),
-            Callers::Nodes => drop(request.extensions_mut().insert(self.ending.clone())),
+            Callers::Nodes => {
+                request.extensions_mut().insert(self.ending.clone());
+                if request.uri().path() == CARRY {
+                    self.streams.next_stays();
+                    self.turn.skip();
+                }
+            }
         }
         match &self.accepted {
             Some(Accepted::Peer(peer)) => drop(request.extensions_mut().insert(peer.clone())),
@@ -232,7 +279,7 @@ struct Calls {
     callers: Callers,
     /// Of clients' calls.
     policy: CallPolicy,
-    refusing: CancellationToken,
+    refusing: Signal,
     parcels: Parcels,
 }
 
@@ -260,7 +307,7 @@ impl tower::Service<Request<Body>> for Calls {
 
 impl Calls {
     fn of(table: Arc<Table>, callers: Callers) -> Self {
-        let (in_flight, refusing, parcels) = (TaskTracker::new(), CancellationToken::new(), Parcels::default());
+        let (in_flight, refusing, parcels) = (TaskTracker::new(), Signal::default(), Parcels::default());
         Self { table, in_flight, callers, policy: CallPolicy::default(), refusing, parcels }
     }
 
@@ -297,7 +344,7 @@ impl Calls {
                 return Box::pin(ready(Ok(status.into_http())));
             }
         };
-        if !slot.is_built_in() && self.refusing.is_cancelled() {
+        if !slot.is_built_in() && self.refusing.is_given() {
             let status = Status::from(CallError::Stopped(slot.module().clone()));
             if self.callers == Callers::Clients {
                 slot.facts().counts.ingress.codes.count(status.code());
