@@ -164,6 +164,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::together::Inward;
 
     /// Counts writes, and takes so many bytes with each.
     struct Slow {
@@ -229,6 +230,24 @@ mod tests {
         }
         assert!(waits < 50, "{waits} of 1000 flushes waited");
         assert_eq!(stream.stream.wrote.len(), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_flush_waits_for_its_turn_whatever_else_it_is_polled_for() {
+        let turn = Turn::default();
+        let inward = Inward::with(turn.clone());
+        let mut stream = Gathered::new(Slow { wrote: Vec::new(), most: usize::MAX }, Some(turn.clone()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        stream.write_all(b"one").await.unwrap();
+        assert!(inward.poll(&mut cx, |cx| Pin::new(&mut stream).poll_flush(cx)).is_pending());
+        stream.write_all(b" and two").await.unwrap();
+        assert!(Pin::new(&mut stream).poll_flush(&mut cx).is_pending());
+        assert!(stream.stream.wrote.is_empty());
+        assert!(inward.poll(&mut cx, |cx| Pin::new(&mut stream).poll_flush(cx)).is_ready());
+        turn.skip();
+        stream.write_all(b"three").await.unwrap();
+        assert!(Pin::new(&mut stream).poll_flush(&mut cx).is_ready(), "there is nobody to wait for");
+        assert_eq!(stream.stream.wrote, [&b"one and two"[..], b"three"]);
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ const SLOW: Duration = Duration::from_micros(100);
 const FAR_TOO_SLOW: Duration = Duration::from_millis(1);
 /// ... as many calls of their method do not, for each time that.
 const SPARED: u64 = 1024;
-/// After calls have taken so long, or after so many of them, what is answered goes out: the other node has something to do
+/// After calls have taken so long, or after so many frames, what is answered goes out: the other node has something to do
 /// while this one goes on.
 const SLICE: Duration = Duration::from_micros(20);
 const AT_ONCE: usize = 64;
@@ -302,9 +302,6 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, mut quick:
                             Err(_) => return panicked(id),
                         }
                     }
-                    if quick.is_full() {
-                        once_more().await;
-                    }
                 }
                 Ok(Some(CarryRequest { frame: Some(carry_request::Frame::Cancelled(id)) })) => {
                     running.abort(&id);
@@ -318,6 +315,9 @@ async fn serve(mut calls: Streaming<CarryRequest>, front: Arc<Front>, mut quick:
             Some(_) = running.join_next(), if !open || running.len() >= MOST_RUNNING => {}
             () = front.refusing(), if open => {}
             () = ending.given(), if !told => {}
+        }
+        if quick.is_full() {
+            once_more().await;
         }
     }
 }
@@ -386,16 +386,14 @@ struct Quick {
     slow: Slow,
     /// Methods whose last call was slow, which may have been the thread's having to wait for a core.
     suspects: Vec<Box<[u8]>>,
-    /// What calls have taken since what was answered could go out, and how many they were.
+    /// What calls have taken since what was answered could go out, and how many frames were read.
     spent: Duration,
-    begun: usize,
+    frames: usize,
 }
 
 impl Quick {
     fn is_slow(&mut self, path: &[u8]) -> bool {
-        let slow = self.slow.spares(|| method(path));
-        self.begun += usize::from(slow);
-        slow
+        self.slow.spares(|| method(path))
     }
 
     /// Polls a call for the first time; a panic of its own is an error.
@@ -409,7 +407,6 @@ impl Quick {
         let polled = catch_unwind(AssertUnwindSafe(|| call.poll(cx)));
         let took = began.elapsed();
         self.spent += took;
-        self.begun += 1;
         if took >= SLOW || !self.suspects.is_empty() {
             self.judge(method(path), took);
         }
@@ -430,11 +427,12 @@ impl Quick {
         }
     }
 
-    /// Whether it is time to let answers go out.
+    /// Whether it is time to let answers go out, with one frame more.
     fn is_full(&mut self) -> bool {
-        let full = self.spent >= SLICE || self.begun >= AT_ONCE;
+        self.frames += 1;
+        let full = self.spent >= SLICE || self.frames >= AT_ONCE;
         if full {
-            (self.spent, self.begun) = (Duration::ZERO, 0);
+            (self.spent, self.frames) = (Duration::ZERO, 0);
         }
         full
     }
